@@ -1,0 +1,3 @@
+"""Lottery-ticket studies: a study is a plain Python program over cached stages."""
+
+__version__ = "0.1.0"
