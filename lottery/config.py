@@ -1,0 +1,277 @@
+"""What a user can set, as typed dataclasses registered with Hydra, and the checks that need no torch.
+
+Everything here is imported before the configuration is known to be valid, so nothing heavy may be imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import II, DictConfig, OmegaConf
+
+from lottery.data.options import Data
+from lottery.data.options import check as check_data
+from lottery.errors import ConfigError
+from lottery.models.options import SCHEMAS as MODEL_SCHEMAS
+from lottery.steps import Duration
+
+
+@dataclass
+class Seeds:
+    """The four random streams; each equals `seed` unless set."""
+
+    init: int = II("seed")  # initial weights, and those of the reinit controls
+    order: int = II("seed")  # data order and augmentation
+    mask: int = II("seed")  # random masks and score initialisation
+    split: int = II("seed")  # which training images are held out for validation
+
+
+@dataclass
+class Train:
+    """One training: how long, in what batches, measured how often."""
+
+    steps: str = "10ep"  # length of the dense training, which is also the schedule's length
+    batch_size: int = 128
+    drop_last: bool = False  # leave out the last, shorter batch of an epoch
+    eval_every: str = "1ep"  # validation points, from which the early-stop step is chosen
+    eval_batch_size: int = 1000
+    precision: str = "32"  # 32 or bf16 (autocast of the forward pass; weights, masks and scores stay float32)
+    channels_last: bool = False
+    checkpoint_minutes: float = 10.0  # how often a training's state is saved while it runs
+    checkpoint_steps: int | None = None  # the same, counted in optimizer steps
+
+
+@dataclass
+class Optim:
+    """The optimizer; parameters that the chosen one does not have are ignored."""
+
+    name: str = "sgd"  # sgd, adam, adamw
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None  # global norm of the masked gradients
+
+
+@dataclass
+class Schedule:
+    """The learning rate as a function of the absolute step, after a linear warm-up from 0."""
+
+    name: str = "constant"  # constant, multistep, cosine
+    milestones: list[str] = field(default_factory=list)
+    gamma: float = 0.1
+    warmup: str = "0it"
+
+
+@dataclass
+class Rewind:
+    """Where a ticket starts from: one policy for each part of the training state.
+
+    Each of the five is `rewind` (the dense run's value at step `to`), `reset` (its value at step 0; for the
+    optimizer: a fresh one) or `keep` (the value at the end of the training that was pruned).
+    """
+
+    to: str = "init"
+    weights: str = "rewind"  # weights, biases, normalisation scale and shift
+    batchnorm: str = "rewind"  # running statistics
+    optimizer: str = "reset"  # momentum and moments
+    schedule: str = "rewind"  # position in the learning-rate schedule; `keep` stays at its final value
+    order: str = "rewind"  # position in the data order
+
+
+@dataclass
+class Controls:
+    """How many copies of each control to train beside every ticket."""
+
+    reinit: int = 0  # the ticket's mask, new initial weights
+    random: int = 0  # the ticket's weights, a random mask with the same count in each layer
+    shuffle: int = 0  # the ticket's mask with its positions permuted inside each layer
+
+
+@dataclass
+class Prunable:
+    """Which of the convolution and linear weights may be pruned: all but those whose name matches a pattern."""
+
+    exclude: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Tracker:
+    """Where results are mirrored; the run folder is written in any case."""
+
+    name: str = "wandb"  # none, csv, wandb
+    mode: str = "auto"  # wandb only: offline, online, or auto (online only when logged in)
+    project: str = "lottery"
+    entity: str | None = None
+    group: str | None = None  # default: the study's name
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Trainer:
+    """The machine; nothing here changes a key."""
+
+    accelerator: str = "auto"
+    threads: int | None = None  # CPU threads of torch; default: SLURM_CPUS_PER_TASK, else torch's own choice
+    progress: bool = True
+
+
+@dataclass
+class Paths:
+    """Where things lie."""
+
+    runs: str = "runs"
+    data: str = "data"
+    store: str = II(".runs") + "/.store"
+
+
+@dataclass
+class Config:
+    """A study: one method, one configuration, one seed."""
+
+    name: str = "study"
+    seed: int = 0
+    seeds: Seeds = field(default_factory=Seeds)
+    data: Data = field(default_factory=Data)
+    model: Any = None
+    method: Any = None
+    criterion: Any = None
+    prunable: Prunable = field(default_factory=Prunable)
+    train: Train = field(default_factory=Train)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    rewind: Rewind = field(default_factory=Rewind)
+    controls: Controls = field(default_factory=Controls)
+    probes: dict[str, Any] = field(default_factory=dict)  # name: {_target_: a function of (round, previous round)}
+    tracker: Tracker = field(default_factory=Tracker)
+    trainer: Trainer = field(default_factory=Trainer)
+    paths: Paths = field(default_factory=Paths)
+
+
+# Keys that cannot change a number of the study, and so are no part of its key.
+INFRASTRUCTURE = (
+    "name", "tracker", "trainer", "paths", "data.workers", "data.name", "data.folder",
+    "train.checkpoint_minutes", "train.checkpoint_steps",
+)  # fmt: skip
+
+CHOICES = {
+    "train.precision": ("32", "bf16"),
+    "optim.name": ("sgd", "adam", "adamw"),
+    "schedule.name": ("constant", "multistep", "cosine"),
+    "rewind.weights": ("rewind", "reset", "keep"),
+    "rewind.batchnorm": ("rewind", "reset", "keep"),
+    "rewind.optimizer": ("rewind", "reset", "keep"),
+    "rewind.schedule": ("rewind", "reset", "keep"),
+    "rewind.order": ("rewind", "reset", "keep"),
+    "tracker.name": ("none", "csv", "wandb"),
+    "tracker.mode": ("auto", "offline", "online"),
+}
+
+# key: (lowest, lowest itself allowed, highest)
+RANGES: dict[str, tuple[float, bool, float]] = {
+    "train.batch_size": (1, True, float("inf")),
+    "train.eval_batch_size": (1, True, float("inf")),
+    "train.checkpoint_minutes": (0, False, float("inf")),
+    "train.checkpoint_steps": (1, True, float("inf")),
+    "optim.lr": (0, False, float("inf")),
+    "optim.momentum": (0, True, 1),
+    "optim.weight_decay": (0, True, float("inf")),
+    "optim.eps": (0, False, float("inf")),
+    "optim.clip_norm": (0, False, float("inf")),
+    "schedule.gamma": (0, False, 1),
+    "controls.reinit": (0, True, 1000),
+    "controls.random": (0, True, 1000),
+    "controls.shuffle": (0, True, 1000),
+    "trainer.threads": (1, True, 1024),
+}
+
+
+def register() -> None:
+    """Tell Hydra the schemas: the whole study, and one for each model family."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for family, schema in MODEL_SCHEMAS.items():
+        store.store(group="schema/model", name=family, node=schema)
+
+
+def locate(target: str, key: str) -> Any:
+    """The object a `_target_` names, imported."""
+    module, _, name = str(target).rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}._target_: cannot import {target!r}: {error}") from error
+
+
+def typed_method(node: DictConfig) -> Any:
+    """The method's dataclass, built from its node: unknown keys, wrong types and values out of range raise.
+
+    A method's file imports no torch at its top, so that this stays fast.
+    """
+    cls = locate(node.get("_target_", ""), "method")
+    values = {key: value for key, value in node.items() if key != "_target_"}
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError for the first value that is out of its range; needs no torch and no data."""
+    for key, choices in CHOICES.items():
+        got = OmegaConf.select(cfg, key)
+        if got not in choices:
+            raise ConfigError.of(key, got, "one of " + ", ".join(choices))
+    for key, (low, closed, high) in RANGES.items():
+        got = OmegaConf.select(cfg, key)
+        if got is not None and not (low <= got <= high and (closed or got > low)):
+            bound = f"{'≥' if closed else '>'} {low:g}" + ("" if high == float("inf") else f" and ≤ {high:g}")
+            raise ConfigError.of(key, got, f"a number {bound}")
+    check_times(cfg)
+    check_data(OmegaConf.to_object(cfg.data))  # type: ignore[arg-type]
+    typed_method(cfg.method)
+
+
+def check_times(cfg: DictConfig) -> None:
+    """Every time parses, the training has a length, and the evaluation interval is not zero."""
+    for key in ("train.steps", "train.eval_every", "schedule.warmup", "rewind.to"):
+        got = OmegaConf.select(cfg, key)
+        length = Duration.parse(got, key)
+        if key.startswith("train.") and length == Duration():
+            raise ConfigError.of(key, got, 'a time longer than zero, such as "500it" or "2ep"')
+    for milestone in cfg.schedule.milestones:
+        Duration.parse(milestone, "schedule.milestones")
+
+
+def settings(cfg: DictConfig) -> Config:
+    """The configuration as dataclasses; model, method, criterion and probes stay mappings with a `_target_`."""
+    config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
+    config.model = OmegaConf.to_container(cfg.model, resolve=True)
+    return config
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain dictionaries."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def study_key(cfg: DictConfig) -> str:
+    """The study's key: 12 hex digits over everything its numbers depend on."""
+    values = plain(cfg)
+    for path in INFRASTRUCTURE:
+        node = values
+        *parents, last = path.split(".")
+        for parent in parents:
+            node = node[parent]
+        node.pop(last, None)
+    return digest(values)[:12]

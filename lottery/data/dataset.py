@@ -1,0 +1,68 @@
+"""What the rest of the project may ask of a data set, and what a source has to offer: three protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lottery.data.options import Data
+    from lottery.data.order import Split
+
+Batch = tuple[Tensor, Tensor]  # images float32 [B, *shape], labels int64 [B]
+
+
+class Stream(Protocol):
+    """Training batches by absolute step: shuffled, augmented, and a function of (seed, step) alone."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; the last one is short where the batch size does not divide the training images."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of any step ≥ 0, of epoch `step // steps_per_epoch`; fresh tensors on the data set's device."""
+
+
+class Dataset(Protocol):
+    """A data set, split and on a device."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image: (C, H, W), or (C, L) for signals."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the source, before splitting: split, limit, scaling and augmentation are keyed apart."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images in "train", "validation" (may be 0) and "test"."""
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set, with its batches on `device`."""
+
+    def stream(self, batch_size: int, seed: int, drop_last: bool = False) -> Stream:
+        """The training batches of `seeds.order = seed`. ConfigError where the batch size fits no batch."""
+
+    def batches(self, split: str, size: int) -> Iterator[Batch]:
+        """All images of "train", "validation" or "test" once, in a fixed order, without augmentation."""
+
+
+class Source(Protocol):
+    """What was found on disk or computed, checked, and not yet split."""
+
+    @property
+    def train_size(self) -> int:
+        """Images in the training set, those to be held out included."""
+
+    def dataset(self, options: Data, split: Split) -> Dataset:
+        """Split it. ConfigError or LotteryError, in one line, where the source is not what the options say."""

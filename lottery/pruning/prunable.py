@@ -1,0 +1,78 @@
+"""Which parameters of a network may be pruned, and the name patterns that select among them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+
+from lottery.errors import ConfigError
+
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def prunable(network: nn.Module, exclude: Sequence[str] = ()) -> dict[str, torch.Size]:
+    """The parameters that may be pruned: names -> shapes, in the order of the network's modules.
+
+    These are the weights of convolutions, linear layers and attention projections; never biases, normalisation or
+    embeddings, or a weight tied to an embedding. `exclude` holds fnmatch patterns (`output`, `*shortcut*`)
+    for the names of modules or parameters. ConfigError if a pattern fits nothing, if nothing is left, or if one
+    that is left has two names in the state_dict (a mask under one would not hold under the other).
+    """
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    weights = dict(_weights(network))
+    excluded = {name for pattern in patterns for name in matching(pattern, weights, "prunable.exclude")}
+    embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    left = {name: w for name, w in weights.items() if name not in excluded and id(w) not in embeddings}
+    if not left:
+        raise ConfigError.of("prunable.exclude", patterns, "at least one convolution or linear layer to be left")
+    for weight in left.values():
+        tied = [other for other, w in network.named_parameters(remove_duplicate=False) if w is weight]
+        if len(tied) > 1:
+            raise ConfigError(f"prunable.exclude: {' and '.join(tied)} are one tied weight, exclude all its names")
+    return {name: weight.shape for name, weight in left.items()}
+
+
+def all_weights(network: nn.Module) -> int:
+    """How many convolution, linear and attention weights there are, prunable or not: density_weights counts these."""
+    return sum(weight.numel() for weight in {id(w): w for _, w in _weights(network)}.values())
+
+
+def module_of(name: str) -> str:
+    """The module to which a parameter belongs: `block1.conv2` for `block1.conv2.weight`."""
+    return name.rpartition(".")[0]
+
+
+def matching(pattern: str, names: Iterable[str], key: str) -> list[str]:
+    """The parameters whose own name or module's name fits; ConfigError about `key` if none does."""
+    names = list(names)
+    found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(module_of(name), pattern)]
+    if not found:
+        modules = list(dict.fromkeys(module_of(name) for name in names))
+        nearest = difflib.get_close_matches(pattern, modules + names, n=3, cutoff=0.4) or modules[:3]
+        raise ConfigError.of(key, pattern, f"a pattern that fits a layer, such as {', '.join(nearest)}")
+    return found
+
+
+def _weights(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every convolution, linear and attention weight under each of its names in the state_dict (tied: several)."""
+    for path, module in network.named_modules(remove_duplicate=False):
+        if isinstance(module, _ConvNd | nn.Linear):
+            attributes: Sequence[str] = ("weight",)
+        elif isinstance(module, nn.MultiheadAttention):
+            attributes = [name for name in _ATTENTION if getattr(module, name) is not None]
+        else:
+            continue
+        parameters = dict(module.named_parameters(recurse=False))
+        for attribute in attributes:
+            name = f"{path}.{attribute}" if path else attribute
+            weight = parameters.get(attribute)
+            if weight is None or is_lazy(weight):
+                # A mask acts on the parameter itself, so a weight computed from others would silently stay dense.
+                raise ConfigError.of("model", name, "a plain parameter, not a parametrised or lazy weight")
+            yield name, weight

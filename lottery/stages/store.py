@@ -1,0 +1,83 @@
+"""The stage store: a folder for each cached computation, named by a key of exactly what the computation reads.
+
+`<root>/<kind>/<key>/` holds `stage.json` (the inputs in full), the results, and `DONE`, written last. Every file is
+written under a temporary name, fsynced and renamed, so that a folder without `DONE` is unfinished work and a file
+under its final name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lottery.config import digest
+from lottery.errors import LotteryError
+from lottery.files import file_digest, write_json
+
+LIBRARIES = ("torch", "pytorch-lightning", "numpy", "lottery")
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Library versions and machine, recorded with results; no part of any key."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One computation's folder."""
+
+    kind: str
+    key: str
+    folder: Path
+    inputs: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "DONE").exists()
+
+    def open(self, **facts: str) -> None:
+        """Begin or continue the work: the folder exists and says what it is for."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "stage.json").exists():
+            write_json(
+                self.folder / "stage.json",
+                {"kind": self.kind, "key": self.key, "inputs": self.inputs, "environment": environment() | facts},
+            )
+
+    def finish(self) -> None:
+        """Seal the results: `DONE` lists every file with its sha256."""
+        files = {path.name: file_digest(path) for path in sorted(self.folder.iterdir()) if path.name[0] != "."}
+        files.pop("DONE", None)
+        write_json(self.folder / "DONE", files)
+
+    def result(self) -> dict[str, Any]:
+        """The finished stage's `result.json`. Raises LotteryError if it is not what `DONE` vouches for."""
+        sealed = json.loads((self.folder / "DONE").read_text())
+        path = self.folder / "result.json"
+        if not path.exists() or file_digest(path) != sealed.get("result.json"):
+            raise LotteryError(f"{path}: changed since the stage was finished; remove the folder to compute it again")
+        return json.loads(path.read_text())
+
+
+class Store:
+    """All stages under one root, which many studies may share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def stage(self, kind: str, inputs: dict[str, Any]) -> Stage:
+        """The stage of this kind for these inputs (JSON values only), finished or not."""
+        key = digest({"kind": kind, "inputs": inputs})
+        return Stage(kind, key, self.root / kind / key, inputs)

@@ -1,0 +1,191 @@
+"""A study: drives a method, and turns its rounds into a table. Snapshots, probes and tracking happen here only."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lottery.config import settings, study_key, typed_method
+from lottery.errors import LotteryError
+from lottery.models.build import check_fit
+from lottery.stages.lab import Lab
+from lottery.stages.round import Round
+from lottery.stages.store import environment
+from lottery.ticket import weights_digest
+from lottery.tracking.folder import Row, RunFolder
+from lottery.tracking.terminal import Terminal
+from lottery.tracking.trackers import Tracker, make_tracker
+from lottery.training.signals import StopFlag
+
+LOG = logging.getLogger("lottery")
+
+SCORES = (
+    "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy",
+    "early_stop_step", "early_stop_test_accuracy",
+)  # fmt: skip
+
+
+class Study:
+    """One method, one configuration, one seed: one run folder."""
+
+    def __init__(self, cfg: DictConfig, stop: StopFlag | None = None) -> None:
+        self.config = settings(cfg)
+        self.yaml = OmegaConf.to_yaml(cfg, resolve=True)
+        self.method = typed_method(cfg.method)
+        self.key = study_key(cfg)
+        self.folder = RunFolder(Path(self.config.paths.runs) / self.config.name / self.key)
+        self.stop = stop or StopFlag()
+        self.terminal = Terminal(live=self.config.trainer.progress)
+        self.probes: dict[str, Callable[..., dict[str, float]]] = {
+            name: instantiate(node) for name, node in (self.config.probes or {}).items()
+        }
+        self._warned: set[str] = set()
+
+    def run(self) -> list[Row]:
+        """Run the method to its end and return the table. What was finished before is found, not computed again.
+
+        Raises ConfigError before anything is written; LotteryError or Interrupted later, with finished rounds kept.
+        """
+        set_threads(self.config.trainer.threads)
+        check_fit(self.config.model, tuple(self.config.data.shape), self.config.data.classes)
+        lab = Lab(self.config, self.stop, self.terminal.tick)
+        self.folder.open(self.yaml)
+        self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
+        tracker = make_tracker(self.config, self.key, self.folder.path)
+        status = "failed"
+        try:
+            tracker.start(self.yaml)
+            table = self.table(lab, tracker)
+            status = "finished"
+            return table
+        except LotteryError as error:
+            LOG.error("%s", error)
+            raise
+        finally:
+            tracker.close(status)
+            self.terminal.close()
+
+    def table(self, lab: Lab, tracker: Tracker) -> list[Row]:
+        """Every round's row, recorded as soon as the round is done; then the figures."""
+        rows, previous = [], None
+        for round in self.rounds(lab):
+            row = self.record(round, previous, lab)
+            tracker.round(row, round.trained.result["curve"], self.folder.mask_path(row))
+            self.terminal.round(row, round.trained.cached)
+            rows.append(row)
+            if round.control is None:
+                previous = round
+        from lottery.analysis.figures import draw_study  # matplotlib is slow to import, and needed only here
+
+        for path in draw_study(self.folder.path):
+            tracker.figure(path)
+        LOG.info("done: %d rows, masks, curves and figures in %s", len(rows), self.folder.path)
+        return rows
+
+    def rounds(self, lab: Lab) -> Iterator[Round]:
+        """The method's rounds, each followed by its controls. The dense network needs none."""
+        for ticket in self.method(lab):
+            yield ticket
+            if ticket.index > 0:
+                for control in lab.controls(ticket):
+                    yield control()
+
+    def trainings(self) -> int:
+        """How many trainings the study plans; 0 where the method does not say."""
+        rounds = getattr(self.method, "rounds", 0)
+        wanted = self.config.controls
+        return 1 + rounds * (1 + wanted.reinit + wanted.random + wanted.shuffle) if rounds else 0
+
+    # -- a round's record -------------------------------------------------------------------------------------------
+
+    def record(self, round: Round, previous: Round | None, lab: Lab) -> Row:
+        """Measure a round and write it down."""
+        self.note_environment(round)
+        row = self.row(round, lab)
+        for probe in self.probes.values():
+            row |= {f"probe/{name}": value for name, value in probe(round, previous).items()}
+        self.warn_collapsed(row["collapsed_layers"])
+        parent = previous.mask.digest if previous is not None else None
+        return self.folder.add(row, self.details(round, parent), round.mask, parent)
+
+    def row(self, round: Round, lab: Lab) -> Row:
+        """A line of rounds.jsonl (design, 4.2)."""
+        mask, result = round.mask, round.trained.result
+        unprunable = lab.total_weights - mask.size
+        return {
+            "round": round.index,
+            "control": round.control,
+            "copy": round.copy,
+            "density": mask.density,
+            "density_weights": (mask.kept + unprunable) / lab.total_weights,
+            "kept": mask.kept,
+            "prunable": mask.size,
+            "layer_density": mask.layer_density,
+            "collapsed_layers": mask.collapsed,
+            "step_rewind": lab.rewind.step if round.index else 0,
+            "steps": result["steps"],
+            **{name: result[name] for name in SCORES},
+            "seconds": float(f"{result['seconds']:.3f}"),
+            "cached": round.trained.cached,
+            "mask_digest": mask.digest,
+            "weights_digest": weights_digest(round.trained.state.tensors(), mask),
+        }
+
+    def details(self, round: Round, parent: str | None) -> dict[str, Any]:
+        """rounds/round_NNN.json: where the numbers come from."""
+        ticket, trained = round.ticket, round.trained
+        return {
+            "curve": trained.result["curve"],
+            "stages": {"train": trained.key},
+            "digests": {
+                "mask": ticket.mask.digest,
+                "parent_mask": parent,
+                "start": ticket.state.digest,
+                "trained": trained.state.digest,
+            },
+            "ticket": {
+                "step": ticket.step,
+                "order_step": ticket.order_step,
+                "steps": ticket.steps,
+                "hold_lr": ticket.hold_lr,
+                "optimizer": ticket.optimizer.digest if ticket.optimizer else None,
+            },
+            "environment": trained.environment(),
+            "seconds": trained.result["seconds"],
+        }
+
+    # -- notes in the log -------------------------------------------------------------------------------------------
+
+    def warn_collapsed(self, layers: list[str]) -> None:
+        """Say once of each layer that nothing of it is left."""
+        for name in layers:
+            if name not in self._warned:
+                self._warned.add(name)
+                LOG.warning("%s is pruned empty: the study goes on, and collapsed_layers lists it", name)
+
+    def note_environment(self, round: Round) -> None:
+        """Say where a reused stage was computed by other versions or on another machine (design, 4.7)."""
+        if not round.trained.cached:
+            return
+        recorded = round.trained.environment()
+        for name, now in environment().items():
+            then = recorded.get(name)
+            note = f"{name} {then}, now {now}"
+            if then != now and note not in self._warned:
+                self._warned.add(note)
+                LOG.warning("reused trainings were computed with %s", note)
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads for torch: as asked, else what SLURM granted, else torch's own choice."""
+    granted = os.environ.get("SLURM_CPUS_PER_TASK")
+    if threads or granted:
+        torch.set_num_threads(threads or int(granted or 1))
+

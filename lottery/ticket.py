@@ -1,0 +1,232 @@
+"""Masks and tickets: value objects, and the mask's file format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from lottery.errors import LotteryError
+from lottery.state import State, StateRef, digest_of, load_state, reading, replacing, save_state, state_digest
+
+__all__ = ["Mask", "State", "StateRef", "Ticket", "load_state", "read_metadata", "save_state", "state_digest"]
+__all__ += ["weights_digest"]
+
+MASK_FORMAT = "lottery-mask/1"
+_STRINGS = ("format", "shapes", "round", "study", "parent", "digest", "checksum")
+
+
+class Mask(Mapping[str, Tensor]):
+    """Which weights a network keeps: ordered parameter names -> bool tensors on the CPU, True = kept.
+
+    The bits are held packed, so `mask[name]` is a fresh tensor each time: nothing done to it can reach the mask.
+    Two masks are equal when their names, the order of these, their shapes and their bits are. The order counts
+    because it decides between equal scores when the mask is pruned further.
+    """
+
+    def __init__(self, bits: Mapping[str, Tensor]) -> None:
+        """Bool tensors of at least one entry each, at least one tensor; anything else is a LotteryError."""
+        if not bits:
+            raise LotteryError("a mask needs at least one tensor")
+        for name, kept in bits.items():
+            if kept.dtype != torch.bool or kept.numel() == 0:
+                raise LotteryError(f"mask {name!r}: got {kept.numel()} entries of {kept.dtype}, expected torch.bool")
+        self._shapes = {name: kept.shape for name, kept in bits.items()}
+        self._packed = {name: _pack(kept) for name, kept in bits.items()}
+
+    @classmethod
+    def ones(cls, shapes: Mapping[str, torch.Size]) -> Mask:
+        """The dense mask over tensors of these shapes."""
+        return cls({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _unpack(self._packed[name], self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, Mask) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Mask({len(self)} tensors, {self.kept:,} of {self.size:,} weights kept, {self.density:.2%})"
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shape of each tensor, in order."""
+        return dict(self._shapes)
+
+    @cached_property
+    def _layer_kept(self) -> dict[str, int]:
+        return {name: int(np.count_nonzero(self[name].numpy())) for name in self}
+
+    @property
+    def layer_kept(self) -> dict[str, int]:
+        """How many weights each tensor keeps."""
+        return dict(self._layer_kept)
+
+    @property
+    def kept(self) -> int:
+        """How many weights are kept in all."""
+        return sum(self._layer_kept.values())
+
+    @property
+    def size(self) -> int:
+        """How many weights are prunable: kept and pruned ones."""
+        return sum(shape.numel() for shape in self._shapes.values())
+
+    @property
+    def density(self) -> float:
+        """kept / prunable, in [0, 1]."""
+        return self.kept / self.size
+
+    @property
+    def layer_density(self) -> dict[str, float]:
+        """kept / prunable of each tensor, in [0, 1]."""
+        return {name: kept / self._shapes[name].numel() for name, kept in self._layer_kept.items()}
+
+    @property
+    def collapsed(self) -> list[str]:
+        """The tensors of which nothing is kept."""
+        return [name for name, kept in self._layer_kept.items() if kept == 0]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) of the names and shapes, as the JSON that the file's header holds, then each tensor's bytes."""
+        hasher = hashlib.sha256(self._header.encode())
+        for packed in self._packed.values():
+            hasher.update(packed.data)
+        return hasher.hexdigest()
+
+    @property
+    def _header(self) -> str:
+        return json.dumps({name: list(shape) for name, shape in self._shapes.items()}, separators=(",", ":"))
+
+    def issubset(self, other: Mask) -> bool:
+        """Whether `other` keeps all that this mask keeps; False where they do not mask the same tensors."""
+        return self._shapes == other._shapes and not any(
+            np.any(packed & ~other._packed[name]) for name, packed in self._packed.items()
+        )
+
+    def apply(self, state: State) -> State:
+        """A copy of `state`, sharing no memory with it, whose pruned weights are exactly +0.0 whatever they were."""
+        masked = {name: tensor.detach().clone() for name, tensor in state.items()}
+        for name in self:
+            weight = self._weight(state, name)
+            masked[name] = torch.where(self[name].to(weight.device), weight, torch.zeros_like(weight))
+        return masked
+
+    def _weight(self, state: State, name: str) -> Tensor:
+        """The masked tensor `name` of a state, without its graph; LotteryError where it is not there or misshapen."""
+        if name not in state:
+            raise LotteryError(f"the mask prunes {name!r}, which the state does not have")
+        if state[name].shape != self._shapes[name]:
+            shapes = f"{list(self._shapes[name])} in the mask, {list(state[name].shape)} in the state"
+            raise LotteryError(f"{name!r} is {shapes}: they belong to different networks")
+        return state[name].detach()
+
+    def save(self, path: str | Path, *, round: int, study: str, parent: str | None) -> None:
+        """Write the snapshot file, all or nothing. `parent` is the digest of the mask that this one was pruned from.
+
+        One uint8 tensor a parameter (`numpy.packbits` of the row-major bits); the header's strings are format, shapes,
+        round, study, parent ("" for none), digest, and checksum: sha256 over the other strings, which the digest
+        does not cover.
+        """
+        metadata = {"format": MASK_FORMAT, "shapes": self._header, "digest": self.digest}
+        metadata |= {"round": str(round), "study": study, "parent": parent or ""}
+        metadata["checksum"] = _checksum(metadata)
+        with replacing(path) as temporary:
+            safetensors.numpy.save_file(self._packed, temporary, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Mask:
+        """Read a snapshot file; LotteryError if it is not one, or not exactly as it was written."""
+        metadata = read_metadata(path)
+        with reading(path, "numpy") as file:
+            shapes = {name: torch.Size(shape) for name, shape in json.loads(metadata["shapes"]).items()}
+            if not shapes or set(file.keys()) != set(shapes):
+                raise LotteryError(f"{path}: damaged, the tensors it holds are not those its header names")
+            packed = {name: file.get_tensor(name) for name in shapes}
+            for name, shape in shapes.items():
+                size = shape.numel()
+                if size < 1 or packed[name].dtype != np.uint8 or packed[name].shape != ((size + 7) // 8,):
+                    raise LotteryError(f"{path}: damaged, {name!r} does not hold one bit for each weight")
+            mask = cls({name: _unpack(packed[name], shape) for name, shape in shapes.items()})
+        # Packed again, the bits must give the very bytes of the file: so the padding is covered too.
+        if mask.digest != metadata["digest"] or any(np.any(packed[name] != mask._packed[name]) for name in mask):
+            raise LotteryError(f"{path}: damaged, its content does not match its digest")
+        return mask
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The header strings of a mask file, checked against their checksum; the bits are not read."""
+    with reading(path, "numpy") as file:
+        metadata = dict(file.metadata() or {})
+    if metadata.get("format") != MASK_FORMAT:
+        raise LotteryError(f"{path}: its format is {metadata.get('format')!r}, expected {MASK_FORMAT!r}")
+    if missing := [key for key in _STRINGS if key not in metadata]:
+        raise LotteryError(f"{path}: damaged, its header lacks {', '.join(missing)}")
+    if metadata.pop("checksum") != _checksum(metadata):
+        raise LotteryError(f"{path}: damaged, its header does not match its checksum")
+    return metadata
+
+
+def _checksum(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+
+
+def _pack(kept: Tensor) -> np.ndarray:
+    packed = np.packbits(kept.detach().cpu().contiguous().view(-1).numpy())
+    packed.setflags(write=False)
+    return packed
+
+
+def _unpack(packed: np.ndarray, shape: torch.Size) -> Tensor:
+    return torch.from_numpy(np.unpackbits(packed, count=shape.numel()).view(np.bool_)).reshape(shape)
+
+
+def weights_digest(state: State, mask: Mask) -> str:
+    """sha256 (hex) over the names and the values of the kept weights alone, in the order of the names."""
+    return digest_of((name, mask._weight(state, name).cpu()[mask[name]]) for name in sorted(mask))
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a sparse training starts from: a mask, the weights, and where in the schedules it begins.
+
+    step:       position in the learning-rate schedule where training starts, in optimizer steps
+    order_step: position in the data order where training starts, in optimizer steps
+    steps:      how many optimizer steps to train
+    hold_lr:    stay at the schedule's final learning rate (fine-tuning)
+    optimizer:  optimizer state to start from; None = fresh
+    """
+
+    mask: Mask
+    state: StateRef
+    step: int
+    order_step: int
+    steps: int
+    hold_lr: bool = False
+    optimizer: StateRef | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("step", "order_step", "steps"):
+            if getattr(self, name) < 0:
+                raise LotteryError(f"ticket {name}: got {getattr(self, name)}, expected a number of steps >= 0")

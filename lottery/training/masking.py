@@ -1,0 +1,58 @@
+"""Masked updates: what keeps pruned weights at exactly zero, whatever the optimizer does.
+
+Masks act through the optimizer step (design, section 5): gradients are masked before clipping and stepping, so that
+no momentum, moment, decay or clipping norm ever sees a pruned entry, and weights are zeroed again after the step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lottery.ticket import Mask
+
+
+class MaskedStep:
+    """One optimizer step under a mask. Masks live on the device in the parameters' own type and memory format."""
+
+    def __init__(self, network: nn.Module, mask: Mask, clip_norm: float | None = None) -> None:
+        """Zero the network's pruned entries and remember where they are. A full mask costs nothing."""
+        named = dict(network.named_parameters())
+        self.all_parameters = [p for p in named.values() if p.requires_grad]
+        self.clip_norm = clip_norm
+        self.weights: list[nn.Parameter] = []
+        self.masks: list[Tensor] = []
+        for name, kept in mask.items():
+            if bool(kept.all()):
+                continue
+            parameter = named[name]
+            self.weights.append(parameter)
+            self.masks.append(torch.empty_like(parameter).copy_(kept))
+        self.zero_()
+
+    @torch.no_grad()
+    def zero_(self) -> None:
+        """Set pruned entries to +0.0; robust to inf and nan there, which a product would keep."""
+        for weight, mask in zip(self.weights, self.masks, strict=True):
+            weight.masked_fill_(mask == 0, 0.0)
+
+    @torch.no_grad()
+    def __call__(self, optimizer: torch.optim.Optimizer) -> None:
+        """Mask the gradients, clip, step, mask the weights, and drop the gradients."""
+        if self.weights:
+            torch._foreach_mul_([weight.grad for weight in self.weights], self.masks)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.all_parameters, self.clip_norm)
+        optimizer.step()
+        if self.weights:
+            torch._foreach_mul_(self.weights, self.masks)
+        optimizer.zero_grad(set_to_none=True)
+
+
+def mask_optimizer_state(state: dict[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    """Optimizer state (`PARAMETER/SLOT` tensors) with the slots of pruned entries set to zero."""
+    masked = {}
+    for key, value in state.items():
+        name = key.rpartition("/")[0]
+        masked[key] = torch.where(mask[name], value, 0.0) if name in mask and value.dim() else value
+    return masked

@@ -1,0 +1,83 @@
+"""Rewinding as a declared policy: for each part of the training state, where a ticket takes it from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lottery.config import Rewind
+from lottery.state import StateRef
+from lottery.ticket import Mask, Ticket
+from lottery.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lottery.stages.train import Trained
+
+
+@dataclass(frozen=True)
+class RewindPolicy:
+    """How a pruned network becomes a ticket.
+
+    Weight rewinding (Stabilizing the LTH, section 3) takes all but the optimizer from step `step` of the dense run;
+    learning-rate rewinding (Renda et al., section 3) keeps the weights and takes the schedule's position; fine-tuning
+    keeps the weights and the last learning rate. In all of them the ticket trains for `total - step` steps.
+    """
+
+    options: Rewind
+    step: int
+    total: int
+
+    @classmethod
+    def resolve(cls, options: Rewind, recipe: Recipe, train_size: int) -> RewindPolicy:
+        """With `to` as a step. Raises ConfigError past the end of the dense training."""
+        return cls(options, recipe.rewind_step(options.to, train_size), recipe.total)
+
+    def keep_dense(self) -> set[int]:
+        """The steps of the dense run that tickets will ask for."""
+        rewound = "rewind" in (self.options.weights, self.options.batchnorm, self.options.optimizer)
+        return ({self.step} if rewound else set()) | self.keep_pruned()
+
+    def keep_pruned(self) -> set[int]:
+        """The steps of every pruned training that the next ticket will ask for: its end, if momentum is carried on."""
+        return {self.total} if self.options.optimizer == "keep" else set()
+
+    def ticket(self, dense: Trained, trained: Trained, mask: Mask) -> Ticket:
+        """The ticket of `mask`, after `trained` was pruned; `dense` is round 0 of the same study."""
+        schedule = 0 if self.options.schedule == "reset" else self.step
+        return Ticket(
+            mask=mask,
+            state=self._state(dense, trained),
+            step=schedule,
+            order_step=self._order(trained),
+            steps=self.total - schedule,
+            hold_lr=self.options.schedule == "keep",
+            optimizer=self._optimizer(dense, trained),
+        )
+
+    def _state(self, dense: Trained, trained: Trained) -> StateRef:
+        sources = {"rewind": lambda: dense.at(self.step), "reset": lambda: dense.at(0), "keep": lambda: trained.state}
+        weights = sources[self.options.weights]()
+        if self.options.batchnorm == self.options.weights:
+            return weights
+        statistics = sources[self.options.batchnorm]().tensors()
+        # Running statistics are what a state holds besides parameters: module.running_mean, running_var, ...
+        return StateRef.of(
+            weights.tensors() | {name: value for name, value in statistics.items() if is_statistic(name)}
+        )
+
+    def _order(self, trained: Trained) -> int:
+        if self.options.order == "keep":
+            return trained.ticket.order_step + trained.ticket.steps
+        return self.step if self.options.order == "rewind" else 0
+
+    def _optimizer(self, dense: Trained, trained: Trained) -> StateRef | None:
+        if self.options.optimizer == "rewind":
+            return dense.optimizer_at(self.step)
+        if self.options.optimizer == "keep":
+            return trained.optimizer_at(self.total)
+        return None
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a state's entry is a running statistic of a normalisation layer."""
+    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
