@@ -19,6 +19,9 @@ from torch import Tensor
 
 from lottery.errors import LotteryError
 
+UMASK = os.umask(0)
+os.umask(UMASK)
+
 State = dict[str, Tensor]
 """A network's full state_dict, on the CPU."""
 
@@ -102,6 +105,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~UMASK)  # safetensors writes for its owner alone; stores are shared
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise LotteryError(f"{path}: cannot be written: {_line(error)}") from error

@@ -171,8 +171,9 @@ def _heat_map(axes: Axes, values: list[list[float | None]], height: float) -> No
 
     grid = np.array(values, dtype=float)  # None -> nan: not measured, left white
     present = grid[grid > 0]
-    ticks = _ticks(float(present.min()) if present.size else 1.0)
-    lowest = ticks[0]
+    smallest = float(present.min()) if present.size else 1.0
+    ticks = _ticks(smallest)
+    lowest = min(ticks[0], smallest)  # whatever is not empty is on the scale
     colours = colormaps["viridis"].with_extremes(under=EMPTY, bad="white")
     shades = np.where(grid <= 0, lowest / 10, grid)
     norm, gap = LogNorm(lowest, 1), 0.4 if len(values) <= 40 else 0

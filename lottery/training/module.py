@@ -124,13 +124,14 @@ class MaskedTraining(pl.LightningModule):
         """Train up to step `chunk`, then measure, keep and checkpoint as due."""
         started = monotonic()
         losses = self.advance(chunk)
-        self.progress.seconds += monotonic() - started
         self.check_finite(losses)
-        if self.progress.step < chunk:
-            self.hooks.stopped(self)
-        if chunk % self.recipe.eval_every == 0 or chunk == self.end:
+        due = self.progress.step == chunk and (chunk % self.recipe.eval_every == 0 or chunk == self.end)
+        if due:
             self.progress.curve.append([chunk, "train", float(losses.mean()), None])
             self.measure()
+        self.progress.seconds += monotonic() - started
+        if self.progress.step < chunk:
+            self.hooks.stopped(self)
         if chunk in self.keep_steps:
             self.hooks.keep(self)
         self.hooks.checkpoint(self)
