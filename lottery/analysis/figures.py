@@ -65,7 +65,7 @@ def _draw_curves(rows: Sequence[Row], heading: str, folder: Path, bars: bool) ->
             points = [point for line in found.values() for point in line.points]
             _density_axis(axes, points)
             if key == "early_stop_step":
-                _step_axis(axes)
+                _step_axis(axes, points)
             else:
                 _accuracy_axis(axes, points)
             _legend(axes, "mean and range of n trainings" if counted else None)
@@ -112,12 +112,12 @@ def _density_axis(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_xlabel("weights remaining (%)" + (f"; not shown: {hidden} with none left" if hidden else ""))
 
 
-def _step_axis(axes: Axes) -> None:
+def _step_axis(axes: Axes, points: Sequence[Point]) -> None:
     """From 0, since twice as high is meant to be twice as long."""
     from matplotlib.ticker import StrMethodFormatter
 
     axes.grid(axis="y")
-    axes.set_ylim(0, max(axes.get_ylim()[1], 1))
+    axes.set_ylim(0, 1.08 * max(1, *(point.high for point in points)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
@@ -150,8 +150,8 @@ def _draw_layers(rows: Sequence[Row], heading: str, path: Path) -> bool:
         _heat_map(axes, values, height)
         room = WIDTH - 1.1 - CHARACTER * max(map(len, titles))
         remaining = [percent(tickets[k].get("density_weights") or 0) for k in rounds]
-        _every(axes.xaxis, [f"{k}\n{d}" for k, d in zip(rounds, remaining, strict=True)],
-               room / CHARACTER / (1.4 + max(map(len, remaining))))  # fmt: skip
+        fitting = room / CHARACTER / (1.4 + max(map(len, remaining)))
+        _every(axes.xaxis, [f"{k}\n{d}" for k, d in zip(rounds, remaining, strict=True)], fitting)
         _every(axes.yaxis, titles, 50)
     return True
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from lottery.files import write_atomic
+from lottery.errors import LotteryError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,6 +98,7 @@ def canvas(path: Path, heading: str, height: float = HEIGHT) -> Iterator[Figure]
     """A figure to draw on, `WIDTH` x `height` inches, written to `path` as PNG at the end: whole or not at all.
 
     Neither the user's backend nor their style is touched or used, so that a figure looks the same everywhere.
+    Raises LotteryError where the file cannot be written.
     """
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -106,11 +107,23 @@ def canvas(path: Path, heading: str, height: float = HEIGHT) -> Iterator[Figure]
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(fill(heading, 84), x=0.01, horizontalalignment="left")
+        figure.suptitle(fill(heading, 74), x=0.01, horizontalalignment="left")
         yield figure
-        png = BytesIO()
-        figure.savefig(png, format="png")
-        write_atomic(path, png.getvalue())
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """As lottery.files.write_atomic, which needs torch to be imported."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(temporary, format="png")
+        temporary.replace(path)
+    except OSError as error:
+        raise LotteryError(f"cannot write the figure {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it is there only where something went wrong
+            temporary.unlink()
 
 
 def percent(fraction: float) -> str:

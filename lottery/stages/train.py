@@ -188,7 +188,7 @@ class _Run:
             network, self.ticket, self.owner.recipe, self.owner.data, progress, self.keep, self.until, optimizer, hooks
         )
         if progress.step < module.end:
-            _fit(module, self.owner.accelerator, self.stage.folder)
+            fit(module, self.owner.accelerator, self.stage.folder)
         else:  # a ticket rewound to the very end has nothing to train
             module.prepare(module.configure_optimizers())
             self.finish(module)
@@ -274,7 +274,7 @@ def _final_scores(module: MaskedTraining) -> dict[str, Any]:
     return scores
 
 
-def _fit(module: MaskedTraining, accelerator: str, folder: Path) -> None:
+def fit(module: MaskedTraining, accelerator: str, folder: Path) -> None:
     """Let Lightning drive the chunks.
 
     The environment plugin is chosen, never detected: under SLURM Lightning would otherwise install signal handlers of

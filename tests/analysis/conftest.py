@@ -68,6 +68,11 @@ def row() -> Callable[..., Row]:
 
 
 @pytest.fixture
+def config() -> dict[str, Any]:
+    return CONFIG
+
+
+@pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """A function of (name, rows, changed top-level keys of the configuration) that writes a run folder."""
 

@@ -1,0 +1,139 @@
+"""Steps per second of our training against a bare PyTorch loop that does the same arithmetic, in one run.
+
+    python benchmarks/training.py [--data DIR] [--pairs 5]
+
+Each pair times the bare loop and ours one after the other, in turn; the ratio is taken pair by pair, so that a machine
+whose speed drifts does not bias it. Ours is the whole of Lightning's `fit`, with masks, progress and loss recording.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from lottery.compose import composed
+from lottery.config import settings
+from lottery.data.load import load
+from lottery.models.build import build
+from lottery.pruning.controls import shuffled
+from lottery.pruning.prunable import prunable
+from lottery.pruning.prune import prune
+from lottery.stages.train import fit
+from lottery.state import StateRef
+from lottery.ticket import Mask, Ticket
+from lottery.tracking.terminal import Terminal
+from lottery.training.module import Hooks, MaskedTraining, Progress
+from lottery.training.recipe import Recipe
+
+Batch = tuple[Tensor, Tensor]
+
+
+def indices(count: int, size: int) -> Iterator[Tensor]:
+    """Shuffled index batches, epoch after epoch."""
+    while True:
+        yield from torch.randperm(count).split(size)
+
+
+def mnist_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
+    """Shuffled batches of x/255, gathered from memory."""
+    for index in indices(len(images), size):
+        yield images[index].float().div_(255), labels[index]
+
+
+def cifar_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
+    """The same with flips, shifted crops of a 4-pixel border, and standardisation."""
+    padded = F.pad(images, (4, 4, 4, 4))
+    mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
+    std = torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1)
+    span = torch.arange(32)
+    for index in indices(len(images), size):
+        rows = torch.randint(0, 9, (len(index), 1)) + span
+        columns = torch.randint(0, 9, (len(index), 1)) + span
+        columns = torch.where(torch.rand(len(index), 1) < 0.5, columns.flip(1), columns)
+        cropped = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        yield cropped.float().div_(255).sub_(mean).div_(std), labels[index]
+
+
+def bare(
+    network: nn.Module, mask: Mask, optimizer: torch.optim.Optimizer, batches: Iterator[Batch], steps: int
+) -> float:
+    """Seconds of the loop that anyone would write: forward, backward, mask, step, mask."""
+    named = dict(network.named_parameters())
+    weights = [named[name] for name in mask]
+    masks = [kept.to(torch.float32) for kept in mask.values()]
+    started = perf_counter()
+    for images, labels in islice(batches, steps):
+        F.cross_entropy(network(images), labels).backward()
+        torch._foreach_mul_([weight.grad for weight in weights], masks)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_mul_(weights, masks)
+        optimizer.zero_grad(set_to_none=True)
+    return perf_counter() - started
+
+
+def measure(
+    preset: str, overrides: list[str], steps: int, pairs: int, batches: Callable[..., Iterator[Batch]]
+) -> list[str]:
+    """One row of the table."""
+    config = settings(composed([f"+exp={preset}", f"train.steps={steps}it", "train.eval_every=1000000it", *overrides]))
+    data = load(config.data, Path(config.paths.data), 0)
+    recipe = Recipe.resolve(config, data.sizes["train"])
+    network = build(config.model, data.shape, data.classes, 0)
+    full = Mask.ones(prunable(network, config.prunable.exclude))
+    mask = shuffled(prune(full, {name: torch.rand(shape) for name, shape in full.shapes.items()}, 0.8), 0)
+    ticket = Ticket(mask, StateRef.of(mask.apply(network.state_dict())), 0, 0, steps)
+    images, labels = data.splits["train"]  # type: ignore[attr-defined]
+    terminal = Terminal()
+
+    def ours() -> float:
+        module = MaskedTraining(
+            build(config.model, data.shape, data.classes, 0), ticket, recipe, lambda device: data, Progress(0),
+            hooks=Hooks(tick=partial(terminal.tick, ticket)),
+        )  # fmt: skip
+        module.measure = lambda: None  # type: ignore[method-assign] # the bare loop does not evaluate either
+        started = perf_counter()
+        fit(module, "cpu", Path("."))
+        return perf_counter() - started
+
+    def theirs() -> float:
+        module = MaskedTraining(network, ticket, recipe, lambda device: data, Progress(0))
+        return bare(network, mask, module.configure_optimizers(), batches(images, labels, recipe.batch_size), steps)
+
+    ours(), theirs()  # warm-up
+    times = [(theirs(), ours()) for _ in range(pairs)]
+    ratios = [a / b for a, b in times]
+    rate = [statistics.median(steps / t[i] for t in times) for i in (0, 1)]
+    spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
+    return [preset, str(steps), f"{rate[0]:.1f}", f"{rate[1]:.1f}", f"{statistics.median(ratios):.3f}", spread]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    paths = [f"paths.data={arguments.data}", "tracker=none"]
+    table = Table(title=f"Training, {arguments.threads} thread(s), n = {arguments.pairs} pairs, medians")
+    for column in ("preset", "steps", "bare steps/s", "ours steps/s", "ratio", "min - max"):
+        table.add_column(column, justify="right")
+    table.add_row(*measure("lth_lenet", paths, 2000, arguments.pairs, mnist_batches))
+    table.add_row(*measure("lth_resnet20", paths, 20, arguments.pairs, cifar_batches))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
