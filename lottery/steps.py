@@ -32,4 +32,5 @@ class Duration:
         return self.epochs * steps_per_epoch + self.steps
 
     def __str__(self) -> str:
-        return (f"{self.epochs}ep" if self.epochs else "") + (f"{self.steps}it" if self.steps or not self.epochs else "")
+        epochs = f"{self.epochs}ep" if self.epochs else ""
+        return epochs + (f"{self.steps}it" if self.steps or not epochs else "")

@@ -91,11 +91,14 @@ class Study:
 
     def rounds(self, lab: Lab) -> Iterator[Round]:
         """The method's rounds, each followed by its controls. The dense network needs none."""
+        self.terminal.now = "round 0"
         for ticket in self.method(lab):
             yield ticket
             if ticket.index > 0:
-                for control in lab.controls(ticket):
-                    yield control()
+                for kind, copy in lab.controls():
+                    self.terminal.now = f"round {ticket.index} {kind} {copy}"
+                    yield lab.control(ticket, kind, copy)
+            self.terminal.now = f"round {ticket.index + 1}"
 
     def trainings(self) -> int:
         """How many trainings the study plans; 0 where the method does not say."""

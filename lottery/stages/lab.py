@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -110,26 +110,23 @@ class Lab:
         return self.criterion(Scoring(weights={name: state[name] for name in mask}, mask=mask, generator=generator))
 
     def prune(self, mask: Mask, scores: dict[str, torch.Tensor], rate: float, **options: Any) -> Mask:
-        """`lottery.pruning.prune.prune`, told how many weights are never pruned (which one compatibility rule counts)."""
+        """`pruning.prune.prune`, told how many weights are never pruned, which one compatibility rule counts."""
         return prune(mask, scores, rate, ignored=self.total_weights - mask.size, **options)
 
     # -- controls ---------------------------------------------------------------------------------------------------
 
-    def control(self, kind: str, index: int, ticket: Ticket, copy: int) -> Ticket:
-        """The ticket with one thing destroyed; recipe, schedule position and data order stay the ticket's own."""
-        seeds = self.config.seeds
+    def controls(self) -> list[tuple[str, int]]:
+        """The controls that the configuration asks for beside every ticket: (kind, copy)."""
+        counts = vars(self.config.controls)
+        return [(kind, copy) for kind, count in counts.items() for copy in range(count)]
+
+    def control(self, of: Round, kind: str, copy: int) -> Round:
+        """A round retrained with one thing destroyed; recipe, schedule and data order stay the ticket's own."""
+        seeds, ticket = self.config.seeds, of.ticket
         if kind == "reinit":
-            return replace(ticket, state=self.initial_state(derive(seeds.init, "reinit", index, copy)))
-        # A random mask of the same layer counts and a shuffled one are the same draw, from streams of their own.
-        return replace(ticket, mask=shuffled(ticket.mask, derive(seeds.mask, kind, index, copy)))
-
-    def controls(self, of: Round) -> Sequence[Callable[[], Round]]:
-        """The controls that the configuration asks for, each trained when called."""
-        wanted = self.config.controls
-        counts = {"reinit": wanted.reinit, "random": wanted.random, "shuffle": wanted.shuffle}
-
-        def trained(kind: str, copy: int) -> Round:
-            ticket = self.control(kind, of.index, of.ticket, copy)
-            return Round(of.index, ticket, self.train(ticket), kind, copy)
-
-        return [lambda k=kind, c=copy: trained(k, c) for kind, n in counts.items() for copy in range(n)]
+            state = self.initial_state(derive(seeds.init, "reinit", of.index, copy))
+            ticket = replace(ticket, state=state, optimizer=None)
+        else:  # a random mask of the same layer counts and a shuffled one: one draw, from streams of their own
+            mask = shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy))
+            ticket = replace(ticket, mask=mask)
+        return Round(of.index, ticket, self.train(ticket), kind, copy)

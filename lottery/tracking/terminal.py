@@ -77,6 +77,7 @@ class Terminal:
         self._started = monotonic()
         self.trainings = 0  # planned; 0 = unknown
         self.done = 0
+        self.now = ""  # which round and control is under way
         self._fresh: list[float] = []  # wall seconds of the trainings that were not cached
         self._last = monotonic()
 
@@ -97,7 +98,7 @@ class Terminal:
                 TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"),
                 console=self.console, transient=True,
             )  # fmt: skip
-            self._task = self._progress.add_task("", total=1.0, text="")
+            self._task = self._progress.add_task("starting", total=1.0, text="")
             self._progress.start()
         self._last = monotonic()
 
@@ -108,7 +109,7 @@ class Terminal:
         if accuracy is not None:
             text += f"  val acc {100 * accuracy:.2f}"
         text += self._left(done)
-        where = f"training {self.done + 1}" + (f"/{self.trainings}" if self.trainings else "")
+        where = f"{self.now} (training {self.done + 1}" + (f" of {self.trainings})" if self.trainings else ")")
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=where, completed=done, text=text)
         elif not self.console.is_terminal and monotonic() - self._plain_at > self.PLAIN_SECONDS:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from lottery.config import Config
 from lottery.tracking.folder import Row
-from lottery.tracking.wandb_guard import cause, harmless, process_state, within
+from lottery.tracking.wandb_guard import cause, end_service, harmless, process_state
 from lottery.tracking.wandb_rows import artifact_name, curve_rows, publishable, round_row, summary, tags
 
 if TYPE_CHECKING:
@@ -88,11 +88,8 @@ class WandbTracker:
     def close(self, status: str) -> None:
         """End the run and W&B's service process, and give back what they changed in this one."""
         self._finish(status)
-        try:
-            if self._own_service and "wandb" in sys.modules:
-                within(min(self.patience, 10.0), sys.modules["wandb"].teardown)
-        except (Exception, SystemExit) as error:  # of a service that was killed: no news any more
-            LOG.debug("W&B: %s", cause(error))
+        if self._own_service and sys.modules.get("wandb"):
+            end_service(min(self.patience, 10.0))
         self._process.close()
 
     # -- what they are made of --------------------------------------------------------------------------------------
@@ -143,6 +140,8 @@ class WandbTracker:
             if mode != "online":
                 raise
             LOG.warning("W&B: %s; recorded offline, `wandb sync` can send it later", cause(error))
+            if self._own_service:  # in the old one the run's id is taken
+                wandb.teardown()
             return init("offline")
 
     def _log_mask(self, row: Row, path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import wraps
+from operator import attrgetter
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, TypeVar
@@ -68,6 +69,23 @@ def cause(error: BaseException) -> str:
     """An error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def end_service(seconds: float) -> None:
+    """End W&B's service process; by force if it does not answer, because it holds this process's output open."""
+    import wandb
+    from wandb.sdk.wandb_setup import singleton  # unlike wandb.setup(), it starts nothing
+
+    try:
+        service = attrgetter("_connection._proc._process")(singleton())
+    except AttributeError:  # there is none, or another version of W&B keeps it elsewhere
+        service = None
+    try:
+        within(seconds, wandb.teardown)
+    except (Exception, SystemExit) as error:  # of a service that was killed, or hangs: told before
+        LOG.debug("W&B: %s", cause(error))
+        if service is not None:
+            service.kill()
 
 
 @contextmanager

@@ -87,6 +87,7 @@ class MaskedTraining(pl.LightningModule):
         self.initial_optimizer_state = optimizer_state
         self.hooks = hooks or Hooks()
         self.last_accuracy: float | None = None
+        self.next_tick = monotonic() + self.TICK_SECONDS
 
     # -- Lightning's side -------------------------------------------------------------------------------------------
 
@@ -148,7 +149,6 @@ class MaskedTraining(pl.LightningModule):
         autocast = self.autocast()
         noise = derive(self.recipe.order_seed, "noise")
         network.train()
-        next_tick = monotonic() + self.TICK_SECONDS
         for step in range(first, until):
             if self.hooks.stop():
                 return losses[: step - first]
@@ -163,9 +163,9 @@ class MaskedTraining(pl.LightningModule):
             self.masked_step(optimizer)
             losses[step - first] = loss.detach()
             progress.step = step + 1
-            if monotonic() > next_tick:
+            if monotonic() > self.next_tick:
                 self.hooks.tick(step + 1, loss.item(), self.last_accuracy)
-                next_tick = monotonic() + self.TICK_SECONDS
+                self.next_tick = monotonic() + self.TICK_SECONDS
         return losses
 
     def learning_rate(self, step: int) -> float:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import matplotlib.image
@@ -73,14 +72,6 @@ def test_a_study_gets_three_figures_of_readme_size(make_run, row):
         assert width == 960
         assert 300 <= height <= 1500
     assert sorted(p.name for p in (run / "figures").iterdir()) == sorted(p.name for p in paths)
-
-
-def test_drawing_costs_less_than_a_training(make_run, row):
-    run = make_run("a", study(row, rounds=17))
-    draw_study(run)  # imports and fonts
-    start = process_time()
-    draw_study(run)
-    assert process_time() - start < 2
 
 
 def test_the_ticket_is_drawn_at_its_densities(make_run, row, drawn):

@@ -84,7 +84,7 @@ def services() -> list[int]:
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 
 
-# -- what is recorded ---------------------------------------------------------------------------------------------------
+# -- what is recorded --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_run_of_the_users_own_is_left_alone(study: Any, home: Path, tmp_path: 
     assert not any("theirs" in row for row in history(records(segments(study)[0])))
 
 
-# -- what goes wrong ----------------------------------------------------------------------------------------------------
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
 @linux
@@ -258,15 +258,14 @@ def test_a_service_that_hangs_does_not_hold_the_study(study: Any, home: Path, wa
     tracker.patience = 1.0
     (service,) = services()
     os.kill(service, signal.SIGSTOP)
-    try:
-        started = time.monotonic()
-        play(study, tracker, range(3))
-        tracker.close("finished")
-        assert time.monotonic() - started < 10
-        assert len(warnings_of()) == 1
-        assert "no answer in 1 s" in warnings_of()[0]
-    finally:
-        os.kill(service, signal.SIGKILL)
+    started = time.monotonic()
+    play(study, tracker, range(3))
+    tracker.close("finished")
+    assert time.monotonic() - started < 10
+    (warning,) = warnings_of()
+    assert "no answer in 1 s" in warning
+    while services():  # it was ended by force
+        time.sleep(0.01)
 
 
 def test_a_server_out_of_reach_means_offline(
@@ -330,7 +329,6 @@ time.sleep(0.2)
 t.play(study, tracker, range(1, 3))
 tracker.close("finished")
 print("done", flush=True)
-[os.kill(service, signal.SIGKILL) for service in t.services() if sys.argv[3] == "kill"]
 """
 
 
@@ -341,14 +339,14 @@ def test_the_process_ends_as_it_would_have(tmp_path: Path, home: Path, deadly: s
     """Nothing of W&B's runs, prints or waits when the interpreter ends."""
     here = Path(__file__).parent
     script = SCRIPT.format(tests=str(here), root=str(here.parents[1]))
-    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / KEY), deadly, "leave"]
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / KEY), deadly]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert "W&B failed" in ended.stderr
 
 
-# -- its parts ----------------------------------------------------------------------------------------------------------
+# -- its parts ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

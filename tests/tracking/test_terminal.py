@@ -1,0 +1,72 @@
+"""What a person sees: rows that read the same every time, and a live line that is updated between short chunks."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from lottery.state import StateRef
+from lottery.ticket import Mask, Ticket
+from lottery.tracking.terminal import Terminal, duration, header, line
+
+ROW = {
+    "round": 3, "control": "reinit", "copy": 1, "density": 0.512, "kept": 7680, "train_accuracy": 0.9, "val_accuracy": None,
+    "test_accuracy": 0.8123, "early_stop_step": None, "early_stop_test_accuracy": None, "seconds": 2.25, "cached": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def ticket() -> Ticket:
+    mask = Mask.ones({"w": torch.Size([2])})
+    return Ticket(mask, StateRef.of({"w": torch.zeros(2)}), step=100, order_step=100, steps=900)
+
+
+def test_a_row_stands_under_the_header() -> None:
+    assert len(line(ROW)) == len(header())
+    assert "reinit 1" in line(ROW)
+    assert "51.20%" in line(ROW)
+    assert "81.23" in line(ROW)
+
+
+def test_a_cached_row_says_so() -> None:
+    assert line({**ROW, "cached": True}).split()[-1] == "cached"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (65, "1m05s"), (3725, "1h02m")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_live_line_says_where_the_training_is(tmp_path: Path, ticket: Ticket) -> None:
+    terminal = Terminal()
+    terminal.console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    terminal.live = True
+    terminal.open(tmp_path, "a study", trainings=7)
+    terminal.now = "round 2 reinit 0"
+    terminal.tick(ticket, 550, 0.25, 0.875)
+    assert terminal._progress is not None
+    task = terminal._progress.tasks[0]
+    assert task.description == "round 2 reinit 0 (training 1 of 7)"
+    assert task.completed == pytest.approx(0.5)
+    assert "step 550/1,000  loss 0.2500  val acc 87.50" in task.fields["text"]
+    assert "left" in task.fields["text"]
+    terminal.close()
+
+
+def test_the_log_holds_what_was_shown(tmp_path: Path) -> None:
+    terminal = Terminal()
+    terminal.console = Console(file=io.StringIO(), width=140)
+    terminal.open(tmp_path, "a study", trainings=0)
+    terminal.round(ROW, cached=False)
+    logging.getLogger("lottery").warning("[watch] out")  # brackets are no markup
+    terminal.close()
+    shown = terminal.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    logged = (tmp_path / "study.log").read_text().splitlines()
+    assert shown[1:3] == [header(), line(ROW)]
+    assert [text.split("  ", 1)[1] for text in logged] == shown
+    assert not logging.getLogger("lottery").handlers
