@@ -1,20 +1,29 @@
-"""Compose and check a configuration: Hydra's answers to a wrong key or value, turned into one line each."""
+"""Compose and check a configuration, from overrides or from a run folder's config.yaml. The only place that asks Hydra.
+
+Torch-free, and needs no data; everything that is wrong comes out as a ConfigError of one line.
+"""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.config import check, register
-from lottery.errors import ConfigError
+from lottery.config import Config, check, method_options, register, study_key
+from lottery.errors import ConfigError, cause, nearest
+from lottery.explain import described, explain, keys, unreadable
 
 
 def config_folder() -> Path:
@@ -24,123 +33,162 @@ def config_folder() -> Path:
     return inside if inside.exists() else package.parent / "conf"
 
 
+def groups(config_dir: str | None = None) -> dict[str, list[str]]:
+    """Every config group with its options: the project's, and those of the user's own folder."""
+    found: dict[str, set[str]] = {}
+    for root in [config_folder(), *([Path(config_dir)] if config_dir else [])]:
+        for path in root.glob("*/*.yaml"):
+            found.setdefault(path.parent.name, set()).add(path.stem)
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+@contextmanager
+def hydra_opened(config_dir: str | None = None) -> Iterator[list[str]]:
+    """Hydra over the project's configs and, found before them, the user's own; yields the overrides that this takes."""
+    register()
+    ours, extra = str(config_folder()), []
+    if config_dir is not None:
+        check_config_dir(Path(config_dir))
+        escaped = ours.replace("\\", "\\\\").replace("'", "\\'")
+        ours, extra = str(Path(config_dir).resolve()), [f"hydra.searchpath=['file://{escaped}']"]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(ours, version_base="1.3"):
+        yield extra
+
+
+def check_config_dir(folder: Path) -> None:
+    """Raise ConfigError where `folder` is not one of config groups."""
+    if not folder.is_dir():
+        raise ConfigError.of("--config-dir", str(folder), "a folder with configs, such as DIR/exp/NAME.yaml")
+    if (folder / "config.yaml").exists():
+        raise ConfigError(
+            f"--config-dir: {folder} holds a whole configuration, config.yaml, which is run with --config; "
+            "your own groups and experiments go in folders without one"
+        )
+
+
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
     """The checked configuration of these overrides; `config_dir` adds a user's own configs.
 
     Raises ConfigError in one line. Needs neither torch nor data, and takes a fraction of a second.
     """
-    register()
-    extra = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with hydra_opened(config_dir) as extra, explained(overrides, extra, config_dir):
+        cfg = compose("config", overrides=[*overrides, *extra])
+    return checked(cfg, config_dir)
+
+
+@contextmanager
+def explained(overrides: Sequence[str], extra: list[str], config_dir: str | None) -> Iterator[None]:
+    """What Hydra raises inside, as a ConfigError of one line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        known = groups(config_dir)
+        chosen = [o for o in overrides if o.partition("=")[0].lstrip("+") in known]
         try:
-            cfg = compose("config", overrides=[*overrides, *extra])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(explain(error, overrides, extra)) from error
-    return checked(cfg)
+            base = compose("config", overrides=[*chosen, *extra])
+        except Exception:  # the choices are what is wrong
+            base = compose("config", overrides=extra)
+        raise ConfigError(" ".join(explain(error, overrides, known, base).split())) from error
+
+
+def checked(cfg: DictConfig, config_dir: str | None = None) -> DictConfig:
+    """The configuration complete, every key known and every value in its range. Raises ConfigError."""
+    try:
+        for key in unknown_keys(cfg):
+            raise ConfigError(f"{key}: no such key{nearest(key, set(keys(cfg)) - set(unknown_keys(cfg)))}")
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        check(cfg)
+        cfg.method = method_options(cfg.method)
+    except (OmegaConfBaseException, RecursionError) as error:
+        if isinstance(error, OmegaConfBaseException):
+            raise ConfigError(described(error, cfg, groups(config_dir))) from error
+        raise ConfigError(f"an interpolation refers to itself: {cause(error)}") from error
+    return cfg
+
+
+def unknown_keys(node: DictConfig, schema: type | None = Config, prefix: str = "") -> Iterator[str]:
+    """Keys that `+` added to a dataclass that does not have them."""
+    known = {field.name for field in fields(schema)} if schema else set(node)
+    for name in node:
+        child = node._get_node(name)
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            kind = OmegaConf.get_type(child)
+            yield from unknown_keys(child, None if kind is dict else kind, f"{prefix}{name}.")
+
+
+# -- a saved configuration --------------------------------------------------------------------------------------------
 
 
 def loaded(path: Path, overrides: Sequence[str] = ()) -> DictConfig:
     """A run folder's config.yaml, with `key=value` overrides: running it again gives the same study key."""
-    register()
-    from lottery.config import Config
-
+    values = saved(path)
+    cfg = OmegaConf.structured(Config)
     try:
-        values = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        return checked(OmegaConf.merge(OmegaConf.structured(Config), values))  # type: ignore[arg-type]
-    except (OSError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: {first_line(error)}") from error
-
-
-def checked(cfg: DictConfig) -> DictConfig:
-    """The same configuration, every value in its range. Raises ConfigError."""
-    try:
-        check(cfg)
+        cfg = OmegaConf.merge(cfg, values)
+        OmegaConf.set_struct(cfg, True)
+        check_belongs(path, checked(cfg))
+        follow_again_(cfg)
+        for override in single_keys(overrides, cfg):
+            OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(describe(error, cfg)) from error
-    return cfg
+        raise ConfigError(described(error, cfg, groups())) from error
+    return checked(cfg)
 
 
-def explain(error: Exception, overrides: Sequence[str], extra: list[str]) -> str:
-    """One line from what Hydra or OmegaConf raised while composing."""
-    if isinstance(error, MissingConfigException):
-        return missing_config(error, overrides)
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form key=value, group=option or +exp=NAME"
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+def saved(path: Path) -> Mapping[str, Any]:
+    """The file's content. ConfigError where it cannot be read or is not whole."""
     try:
-        base = compose("config", overrides=[o for o in overrides if is_choice(o)] + extra)
-    except (HydraException, OmegaConfBaseException):
-        base = compose("config")
-    unknown = re.search(r"Could not (?:override|append to|delete) '?([\w./@]+)", str(error))
-    if unknown and ("Key" in str(error) or "No match" in str(error)) and "converted" not in str(error):
-        return unknown_key(unknown[1], base)
-    return describe(cause, base)
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"--config: {path}: cannot be read: {' '.join(str(error).split())}") from error
+    wanted = [field.name for field in fields(Config)]
+    missing = [name for name in wanted if not isinstance(values, dict) or name not in values]
+    if missing:
+        raise ConfigError(f"--config: {path}: not a whole config.yaml of a run folder, it has no {', '.join(missing)}")
+    return values  # type: ignore[return-value]
 
 
-def is_choice(override: str) -> bool:
-    """Whether an override picks a group's option rather than setting a value."""
-    key = override.partition("=")[0].lstrip("+~")
-    return (config_folder() / key).is_dir()
+def check_belongs(path: Path, cfg: DictConfig) -> None:
+    """Raise ConfigError where a file in a study's folder is not that study's configuration: damaged or edited."""
+    folder = path.resolve().parent.name
+    if re.fullmatch(r"[0-9a-f]{12}", folder) and study_key(cfg) != folder:
+        raise ConfigError(
+            f"--config: {path}: not the configuration of study {folder}: damaged, edited, or of another version of "
+            "lottery; to run it as it stands, copy it out of the run folder"
+        )
 
 
-def missing_config(error: MissingConfigException, overrides: Sequence[str]) -> str:
-    """A group or an option of a group that does not exist."""
-    name = str(error.missing_cfg_file or "")
-    group, _, option = name.rpartition("/")
-    options = [found for found in (error.options or []) if not found.startswith("schema")]
-    if not options and group and (config_folder() / group).is_dir():
-        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
-    if not group or not options:
-        key = next((o.partition("=")[0].lstrip("+") for o in overrides if name in o or group in o), group or name)
-        groups = sorted(path.name for path in config_folder().iterdir() if path.is_dir())
-        return f"{key}: no such config group{nearest(key, groups)}; there are {', '.join(groups)}"
-    return f"{group}: got {option!r}, expected one of {', '.join(options)}{nearest(option, options)}"
+def follow_again_(cfg: DictConfig) -> None:
+    """Let values that equal what they follow by default (seeds.init follows seed) follow it again.
+
+    Otherwise `--config FILE seed=1` would change the key of the study and none of its seeds.
+    """
+    schema = OmegaConf.structured(Config)
+    for section in ("seeds", "paths"):
+        for name in schema[section]:
+            link, written = schema[section]._get_node(name), cfg[section][name]
+            if link._is_interpolation():
+                cfg[section][name] = link._value()
+                if cfg[section][name] != written:
+                    cfg[section][name] = written
 
 
-def unknown_key(key: str, base: DictConfig) -> str:
-    """A key that no configuration has."""
-    groups = [path.name for path in config_folder().iterdir() if path.is_dir()]
-    known = [*keys(base), *groups]
-    parent = key.rpartition(".")[0]
-    siblings = [k for k in known if k.rpartition(".")[0] == parent] if parent else []
-    hint = nearest(key, known)
-    listing = f"; {parent} has {', '.join(s.rpartition('.')[2] for s in siblings)}" if siblings else ""
-    return f"{key}: no such key{hint}{listing}"
-
-
-def describe(error: Exception, base: DictConfig) -> str:
-    """A value of the wrong type, or a missing one, from OmegaConf's several lines."""
-    key = getattr(error, "full_key", None) or ""
-    text = first_line(error)
-    wrong = re.match(r"Value '?(.*?)'? of type '(\w+)' could not be converted to (\w+)", text)
-    if wrong:
-        kinds = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false", "String": "a text"}
-        return f"{key}: got {wrong[1]!r}, expected {kinds.get(wrong[3], wrong[3])}"
-    if "not in" in text and "Key" in text:
-        return unknown_key(key, base)
-    return f"{key}: {text}" if key and key not in text else text
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """", did you mean …?" where something is close."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a configuration."""
-    for name in node:
-        key = f"{prefix}{name}"
-        yield key
-        if OmegaConf.is_dict(node) and not OmegaConf.is_missing(node, name):
-            value = node._get_node(name)
-            if isinstance(value, DictConfig) and not value._is_none():
-                yield from keys(value, f"{key}.")
-
-
-__all__ = ["ConfigCompositionException", "composed", "config_folder", "loaded"]
+def single_keys(overrides: Sequence[str], cfg: DictConfig) -> list[Override]:
+    """Overrides of single keys, parsed. Raises ConfigError for any other kind."""
+    parsed = []
+    for text in overrides:
+        try:
+            [override] = OverridesParser.create().parse_overrides([text])
+        except HydraException as error:
+            raise ConfigError(unreadable(text)) from error
+        key = override.key_or_group
+        group = key in groups() and not isinstance(override.value(), dict)
+        if group or override.type is None or override.type.name != "CHANGE" or override.is_sweep_override():
+            raise ConfigError(f"{text}: with --config only single keys can be changed, such as optim.lr=0.1")
+        parsed.append(override)
+    return parsed

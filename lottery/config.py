@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import II, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lottery.data.options import Data
 from lottery.data.options import check as check_data
-from lottery.errors import ConfigError
+from lottery.errors import ConfigError, LotteryError, cause, nearest
 from lottery.models.options import SCHEMAS as MODEL_SCHEMAS
 from lottery.steps import Duration
 
@@ -172,19 +174,23 @@ CHOICES = {
     "rewind.order": ("rewind", "reset", "keep"),
     "tracker.name": ("none", "csv", "wandb"),
     "tracker.mode": ("auto", "offline", "online"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
 }
+
+FINITE, UNBOUNDED = sys.float_info.max, float("inf")
 
 # key: (lowest, lowest itself allowed, highest)
 RANGES: dict[str, tuple[float, bool, float]] = {
-    "train.batch_size": (1, True, float("inf")),
-    "train.eval_batch_size": (1, True, float("inf")),
-    "train.checkpoint_minutes": (0, False, float("inf")),
-    "train.checkpoint_steps": (1, True, float("inf")),
-    "optim.lr": (0, False, float("inf")),
+    **{key: (0, True, 2**63 - 1) for key in ("seed", "seeds.init", "seeds.order", "seeds.mask", "seeds.split")},
+    "train.batch_size": (1, True, UNBOUNDED),
+    "train.eval_batch_size": (1, True, UNBOUNDED),
+    "train.checkpoint_minutes": (0, False, UNBOUNDED),
+    "train.checkpoint_steps": (1, True, UNBOUNDED),
+    "optim.lr": (0, False, FINITE),
     "optim.momentum": (0, True, 1),
-    "optim.weight_decay": (0, True, float("inf")),
-    "optim.eps": (0, False, float("inf")),
-    "optim.clip_norm": (0, False, float("inf")),
+    "optim.weight_decay": (0, True, FINITE),
+    "optim.eps": (0, False, FINITE),
+    "optim.clip_norm": (0, False, UNBOUNDED),
     "schedule.gamma": (0, False, 1),
     "controls.reinit": (0, True, 1000),
     "controls.random": (0, True, 1000),
@@ -202,12 +208,17 @@ def register() -> None:
 
 
 def locate(target: str, key: str) -> Any:
-    """The object a `_target_` names, imported."""
-    module, _, name = str(target).rpartition(".")
+    """The object a `_target_` names, imported. Raises ConfigError where that fails, for whatever reason."""
+    module, _, name = target.rpartition(".")
+    if not module:
+        raise ConfigError.of(f"{key}._target_", target, "a dotted path such as package.module.Name")
     try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{key}._target_: cannot import {target!r}: {error}") from error
+        found = import_module(module)
+    except Exception as error:  # a user's module may fail in any way
+        raise ConfigError(f"{key}._target_: cannot import {target!r}: {cause(error)}") from error
+    if not hasattr(found, name):
+        raise ConfigError(f"{key}._target_: {module} has no {name!r}{nearest(name, dir(found))}")
+    return getattr(found, name)
 
 
 def typed_method(node: DictConfig) -> Any:
@@ -215,36 +226,96 @@ def typed_method(node: DictConfig) -> Any:
 
     A method's file imports no torch at its top, so that this stays fast.
     """
-    cls = locate(node.get("_target_", ""), "method")
+    try:
+        return OmegaConf.to_object(method_schema(node))
+    except (LotteryError, OmegaConfBaseException):
+        raise
+    except Exception as error:  # its own __post_init__
+        raise ConfigError(f"method: {cause(error)}") from error
+
+
+def method_options(node: DictConfig) -> dict[str, Any]:
+    """The method's node with every option of its dataclass, each of its declared type."""
+    options: dict[str, Any] = OmegaConf.to_container(method_schema(node), resolve=True)  # type: ignore[assignment]
+    return {"_target_": node._target_, **options}
+
+
+def method_schema(node: DictConfig) -> DictConfig:
+    """The method's dataclass as a config, filled from its node."""
+    cls = locate(node._target_, "method")
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise ConfigError.of("method._target_", node._target_, "a dataclass, whose fields are the method's options")
     values = {key: value for key, value in node.items() if key != "_target_"}
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+    # Under the key `method`, so that an error names the option as it is written.
+    return OmegaConf.merge({"method": OmegaConf.structured(cls)}, {"method": values}).method
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise ConfigError for the first value that is out of its range; needs no torch and no data."""
+    """Raise ConfigError for the first value that is out of its range; needs no torch and no data.
+
+    Every value is there and of its type; what needs the network or the data is checked before a study writes anything.
+    """
     for key, choices in CHOICES.items():
         got = OmegaConf.select(cfg, key)
         if got not in choices:
-            raise ConfigError.of(key, got, "one of " + ", ".join(choices))
+            raise ConfigError.of(key, got, f"one of {', '.join(choices)}{nearest(str(got), choices)}")
     for key, (low, closed, high) in RANGES.items():
         got = OmegaConf.select(cfg, key)
         if got is not None and not (low <= got <= high and (closed or got > low)):
-            bound = f"{'≥' if closed else '>'} {low:g}" + ("" if high == float("inf") else f" and ≤ {high:g}")
-            raise ConfigError.of(key, got, f"a number {bound}")
+            kind = "a whole number" if isinstance(got, int) else "a number"
+            bound = f"{'≥' if closed else '>'} {low:g}" + (f" and ≤ {high:g}" if high < FINITE else "")
+            raise ConfigError.of(key, got, f"{kind} {bound}")
+    check_names(cfg)
     check_times(cfg)
+    check_optim(cfg)
     check_data(OmegaConf.to_object(cfg.data))  # type: ignore[arg-type]
+    check_targets(cfg)
     typed_method(cfg.method)
 
 
+def check_names(cfg: DictConfig) -> None:
+    """The study's name is that of a folder, and every path leads somewhere."""
+    if not cfg.name or cfg.name[0] == "." or set(cfg.name) & set("/\\\0\n"):
+        raise ConfigError.of("name", cfg.name, "the name of a folder: not empty, no slash, no dot in front")
+    for key in ("paths.runs", "paths.data", "paths.store"):
+        if not OmegaConf.select(cfg, key).strip():
+            raise ConfigError.of(key, OmegaConf.select(cfg, key), "a folder")
+
+
 def check_times(cfg: DictConfig) -> None:
-    """Every time parses, the training has a length, and the evaluation interval is not zero."""
+    """Every time parses, the training and its evaluation interval are longer than zero, and nothing ends after it."""
+    times = {}
     for key in ("train.steps", "train.eval_every", "schedule.warmup", "rewind.to"):
         got = OmegaConf.select(cfg, key)
-        length = Duration.parse(got, key)
-        if key.startswith("train.") and length == Duration():
+        times[key] = Duration.parse(got, key)
+        if key.startswith("train.") and times[key] == Duration():
             raise ConfigError.of(key, got, 'a time longer than zero, such as "500it" or "2ep"')
+    total = times["train.steps"]
+    for key in ("schedule.warmup", "rewind.to"):
+        # Later whatever the length of an epoch is; the rest is checked when that is known.
+        if times[key] != total and times[key].epochs >= total.epochs and times[key].steps >= total.steps:
+            raise ConfigError.of(key, OmegaConf.select(cfg, key), f"at most train.steps={cfg.train.steps}")
     for milestone in cfg.schedule.milestones:
         Duration.parse(milestone, "schedule.milestones")
+    if cfg.schedule.name == "multistep" and not cfg.schedule.milestones:
+        raise ConfigError.of("schedule.milestones", [], "at least one time, such as [80ep,120ep]")
+
+
+def check_optim(cfg: DictConfig) -> None:
+    """What the optimizer itself would refuse."""
+    betas = list(cfg.optim.betas)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError.of("optim.betas", betas, "two numbers ≥ 0 and < 1")
+    if cfg.optim.name == "sgd" and cfg.optim.nesterov and not cfg.optim.momentum:
+        raise ConfigError.of("optim.nesterov", True, "false, or optim.momentum > 0")
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """Every part that is built from a `_target_` has one."""
+    parts = {"model": cfg.model, "method": cfg.method, "criterion": cfg.criterion}
+    for key, part in {**parts, **{f"probes.{name}": probe for name, probe in cfg.probes.items()}}.items():
+        if not isinstance(part, DictConfig) or not isinstance(part.get("_target_"), str):
+            raise ConfigError.of(key, part, f"an option of the group {key}" if key in parts else "{_target_: PATH}")
 
 
 def settings(cfg: DictConfig) -> Config:

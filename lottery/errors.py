@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
+from collections.abc import Iterable
 
 
 class LotteryError(Exception):
@@ -30,3 +32,28 @@ class Interrupted(LotteryError):
         self.exit_status = 128 + signum
         name = signal.Signals(signum).name
         super().__init__(f"interrupted by {name}{where and ' ' + where}; the state is saved, the same command continues")
+
+
+def cause(error: BaseException) -> str:
+    """What an exception says, in one line: all of it for our own, the first line and the kind for any other."""
+    if isinstance(error, LotteryError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    kind = type(error).__name__
+    return f"{kind}: {first}" if first else kind
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean 'train.steps'?)` where one of the words is close to `word`, else nothing.
+
+    A dotted key may be meant by its last part alone (`lr`), a name by its beginning (`lenett` for lenet_300_100).
+    """
+    known = list(words)
+    last = {key.rpartition(".")[2]: key for key in reversed(known)}  # of several with the same end the first stays
+    close = difflib.get_close_matches(word, [*known, *last], n=1, cutoff=0.6)
+    if not close and len(word) > 3:
+        close = [name for name in known if name.startswith(word[: max(3, len(word) - 2)])][:1]
+    found = next((name if name in known else last[name] for name in close), word)
+    return "" if found == word else f" (did you mean {found!r}?)"

@@ -82,8 +82,9 @@ class Lab:
         return build(self.config.model, self.dataset.shape, self.dataset.classes, seed)
 
     def initial_state(self, seed: int) -> StateRef:
-        """The initial weights, buffers included, as a state."""
-        return StateRef.of(self.network(seed).state_dict())
+        """Newly drawn initial weights, buffers included: nothing of a weights file, which a control must not see."""
+        drawn = {name: value for name, value in self.config.model.items() if name not in ("weights", "pretrained")}
+        return StateRef.of(build(drawn, self.dataset.shape, self.dataset.classes, seed).state_dict())
 
     @cached_property
     def initial(self) -> Ticket:

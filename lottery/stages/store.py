@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import time
 from typing import Any
 
 from lottery.config import digest
 from lottery.errors import LotteryError
 from lottery.files import file_digest, write_json
 
+STALE_SECONDS = 3600.0  # no write takes longer
 LIBRARIES = ("torch", "pytorch-lightning", "numpy", "lottery")
 
 
@@ -50,23 +53,30 @@ class Stage:
     def open(self, **facts: str) -> None:
         """Begin or continue the work: the folder exists and says what it is for."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+            with suppress(FileNotFoundError):
+                if time() - left.stat().st_mtime > STALE_SECONDS:
+                    left.unlink()
         if not (self.folder / "stage.json").exists():
             write_json(
                 self.folder / "stage.json",
                 {"kind": self.kind, "key": self.key, "inputs": self.inputs, "environment": environment() | facts},
             )
 
-    def finish(self) -> None:
-        """Seal the results: `DONE` lists every file with its sha256."""
-        files = {path.name: file_digest(path) for path in sorted(self.folder.iterdir()) if path.name[0] != "."}
-        files.pop("DONE", None)
-        write_json(self.folder / "DONE", files)
+    def finish(self, without: tuple[str, ...] = ()) -> None:
+        """Seal the results: `DONE` lists every file with its sha256, but for hidden ones and those named here."""
+        results = [p for p in sorted(self.folder.iterdir()) if p.name[0] != "." and p.name not in ("DONE", *without)]
+        write_json(self.folder / "DONE", {path.name: file_digest(path) for path in results})
 
     def result(self) -> dict[str, Any]:
         """The finished stage's `result.json`. Raises LotteryError if it is not what `DONE` vouches for."""
-        sealed = json.loads((self.folder / "DONE").read_text())
         path = self.folder / "result.json"
-        if not path.exists() or file_digest(path) != sealed.get("result.json"):
+        try:
+            sealed = json.loads((self.folder / "DONE").read_text())["result.json"]
+            unchanged = file_digest(path) == sealed
+        except (FileNotFoundError, ValueError, KeyError):
+            unchanged = False
+        if not unchanged:
             raise LotteryError(f"{path}: changed since the stage was finished; remove the folder to compute it again")
         return json.loads(path.read_text())
 

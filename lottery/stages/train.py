@@ -20,7 +20,7 @@ from lottery.data.dataset import Dataset
 from lottery.errors import Interrupted, LotteryError
 from lottery.files import write_json
 from lottery.stages.store import Stage, Store
-from lottery.state import State, StateRef, load_state, save_state, state_digest
+from lottery.state import State, StateRef, save_state, state_digest
 from lottery.ticket import Ticket
 from lottery.training.checkpoint import load_checkpoint, save_checkpoint
 from lottery.training.masking import mask_optimizer_state
@@ -130,11 +130,16 @@ class TrainStages:
         without one of them, the stretch up to that step is trained again, as a stage of its own.
         """
         wanted = {step for step in keep if step != ticket.step}
+        end = ticket.step + ticket.steps
+        if outside := sorted(step for step in wanted if not ticket.step < step <= end):
+            raise LotteryError(f"steps to keep: got {outside}, expected steps between {ticket.step} and {end}")
         trained = self.run(ticket, None, wanted)
-        kept = dict(trained.kept)
-        for step in wanted - set(kept):
-            kept |= self.run(ticket, step, {step}).kept
-        return replace(trained, kept=kept)
+        kept, cached = dict(trained.kept), trained.cached
+        for step in sorted(wanted - set(kept)):
+            stretch = self.run(ticket, step, {step})
+            kept |= stretch.kept
+            cached &= stretch.cached
+        return replace(trained, kept=kept, cached=cached)
 
     def run(self, ticket: Ticket, until: int | None, keep: set[int]) -> Trained:
         """One stage: found finished, or computed."""
@@ -166,40 +171,33 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.checkpoint = self.stage.folder / "checkpoint.safetensors"
-        self.kept: dict[str, dict[str, str]] = {}
         self.saved_at, self.saved_step = monotonic(), self.ticket.step
 
     def compute(self) -> None:
         network_state, optimizer, progress = self.beginning()
+        self.saved_step = progress.step
         network = self.owner.build()
         network.load_state_dict(network_state, strict=True)
-        for step in self.keep:
-            if step <= progress.step:
-                self.kept |= self.found_kept(step)
         hooks = Hooks(
             stop=lambda: bool(self.owner.stop),
+            due=self.due,
             tick=lambda step, loss, accuracy: self.owner.on_tick(self.ticket, step, loss, accuracy),
             keep=self.keep_state,
             checkpoint=self.maybe_checkpoint,
-            stopped=self.stopped,
             finish=self.finish,
         )
         module = MaskedTraining(
             network, self.ticket, self.owner.recipe, self.owner.data, progress, self.keep, self.until, optimizer, hooks
         )
-        if progress.step < module.end:
-            fit(module, self.owner.accelerator, self.stage.folder)
-        else:  # a ticket rewound to the very end has nothing to train
-            module.prepare(module.configure_optimizers())
-            self.finish(module)
+        fit(module, self.owner.accelerator, self.stage.folder)
 
     def beginning(self) -> tuple[State, State | None, Progress]:
         """Where to start: the last checkpoint, or the ticket."""
         if self.checkpoint.exists():
             try:
-                network, optimizer, progress = load_checkpoint(self.checkpoint)
-                LOG.info("continue training %s at step %d", self.stage.key[:12], progress.step)
-                return network, optimizer, progress
+                found = load_checkpoint(self.checkpoint)
+                LOG.info("continue training %s at step %d", self.stage.key[:12], found[2].step)
+                return found
             except LotteryError as error:
                 LOG.warning("%s; this training starts again", error)
         state = self.ticket.mask.apply(self.ticket.state.tensors())
@@ -215,30 +213,22 @@ class _Run:
         state_path, optimizer_path = Kept.paths(self.stage.folder, step)
         save_state(state, state_path)
         save_state(optimizer, optimizer_path)
-        self.kept[str(step)] = {"state": state_digest(state), "optimizer": state_digest(optimizer)}
+        module.progress.kept[str(step)] = {"state": state_digest(state), "optimizer": state_digest(optimizer)}
 
-    def found_kept(self, step: int) -> dict[str, dict[str, str]]:
-        """A kept step written before an interruption."""
-        state, optimizer = Kept.paths(self.stage.folder, step)
-        if not (state.exists() and optimizer.exists()):
-            return {}
-        return {str(step): {"state": state_digest(load_state(state)), "optimizer": state_digest(load_state(optimizer))}}
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due, by the clock or by the step count."""
+        steps = self.owner.checkpoint_steps
+        by_count = steps is not None and step - self.saved_step >= steps
+        return by_count or monotonic() - self.saved_at > self.owner.checkpoint_seconds
 
     def maybe_checkpoint(self, module: MaskedTraining) -> None:
-        """Save when it is due by the clock or by the step count; a stop signal is acted upon here too."""
-        steps, step = self.owner.checkpoint_steps, module.progress.step
-        due = monotonic() - self.saved_at > self.owner.checkpoint_seconds
-        due |= steps is not None and step - self.saved_step >= steps
-        if due and step < module.end:
+        """Save when it is due; after a stop signal save and leave, to continue from here."""
+        signum, step = self.owner.stop.signum, module.progress.step
+        if signum is not None or self.due(step):
             save_checkpoint(module, self.checkpoint)
             self.saved_at, self.saved_step = monotonic(), step
-        if self.owner.stop and step < module.end:
-            self.stopped(module)
-
-    def stopped(self, module: MaskedTraining) -> None:
-        """Save and leave: the same command continues from here."""
-        save_checkpoint(module, self.checkpoint)
-        raise Interrupted(self.owner.stop.signum or 0, f"at step {module.progress.step}")
+        if signum is not None:
+            raise Interrupted(signum, f"at step {step}")
 
     def finish(self, module: MaskedTraining) -> None:
         """Measure, write the results, and seal the stage. The test set is read here and nowhere else."""
@@ -247,7 +237,7 @@ class _Run:
         save_state(state, self.stage.folder / "state.safetensors")
         result: dict[str, Any] = {
             "state_digest": state_digest(state),
-            "kept": self.kept,
+            "kept": progress.kept,
             "curve": progress.curve,
             "steps": module.end - self.ticket.step,
             "seconds": progress.seconds,
@@ -255,8 +245,8 @@ class _Run:
         if self.until is None:
             result |= _final_scores(module)
         write_json(self.stage.folder / "result.json", result)
+        self.stage.finish(without=(self.checkpoint.name,))
         self.checkpoint.unlink(missing_ok=True)
-        self.stage.finish()
 
 
 def _final_scores(module: MaskedTraining) -> dict[str, Any]:
@@ -274,6 +264,16 @@ def _final_scores(module: MaskedTraining) -> dict[str, Any]:
     return scores
 
 
+class _Trainer(pl.Trainer):
+    """Leaves to us a SIGTERM that the stop flag has seen: Lightning would exit between chunks, with nothing saved."""
+
+    stop: Callable[[], bool]
+
+    @property
+    def received_sigterm(self) -> bool:
+        return super().received_sigterm and not self.stop()
+
+
 def fit(module: MaskedTraining, accelerator: str, folder: Path) -> None:
     """Let Lightning drive the chunks.
 
@@ -284,7 +284,7 @@ def fit(module: MaskedTraining, accelerator: str, folder: Path) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\b.*")
-        trainer = pl.Trainer(
+        trainer = _Trainer(
             accelerator=accelerator,
             devices=1,
             max_epochs=1,
@@ -295,4 +295,10 @@ def fit(module: MaskedTraining, accelerator: str, folder: Path) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module)
+        trainer.stop = module.hooks.stop
+        try:
+            trainer.fit(module)
+        except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from lottery.config import Config
 from lottery.tracking.folder import Row
-from lottery.tracking.wandb_guard import cause, end_service, harmless, process_state
+from lottery.tracking.wandb_guard import cause, check_room, end_service, harmless, process_state
 from lottery.tracking.wandb_rows import artifact_name, curve_rows, publishable, round_row, summary, tags
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
-    from wandb import Run
+    from wandb import Run, Settings
 
 LOG = logging.getLogger("lottery")
 
@@ -79,6 +79,7 @@ class WandbTracker:
         self.logger.log_metrics(round_row(row))
         if not row["control"]:
             self._log_mask(row, mask)
+        self._check_room()
 
     @harmless
     def figure(self, path: Path) -> None:
@@ -116,20 +117,17 @@ class WandbTracker:
         """The study's run; recorded offline if the server cannot be reached."""
         import wandb
 
+        own_log = logging.getLogger(
+            "wandb"
+        )  # where its file cannot be written, each line is a traceback on the terminal
+        self._process.callback(own_log.setLevel, own_log.level)
+        own_log.setLevel(logging.CRITICAL + 1)
         options = self.config.tracker
         mode = run_mode(options.mode, wandb.setup().settings)
-        settings = wandb.Settings(
-            console="off", silent=True, save_code=False, disable_code=True, disable_git=True, x_disable_meta=True,
-            x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
-            reinit="create_new",  # a run that the user has open in this process is left alone
-            init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", CONNECT_SECONDS)),
-            finish_timeout=UPLOAD_SECONDS, finish_timeout_raises=True,
-            x_transaction_log_flush_interval=0.5,  # seconds of figures that a kill may lose
-        )  # fmt: skip
 
         def init(mode: Any) -> Run:
             return wandb.init(
-                id=self.key, resume="allow", mode=mode, settings=settings, dir=str(self.folder), tags=tags,
+                id=self.key, resume="allow", mode=mode, settings=run_settings(), dir=str(self.folder), tags=tags,
                 name=f"{self.config.name} seed {self.config.seed} ({self.key})",
                 group=options.group or self.config.name, project=options.project, entity=options.entity,
             )  # fmt: skip
@@ -167,6 +165,25 @@ class WandbTracker:
         if self._logger is not None:
             self.logger.experiment.summary.update(summary(self._tickets))
             self.logger.experiment.finish(exit_code=0 if status == "finished" else 1)
+            self._check_room()
+
+    def _check_room(self) -> None:
+        if (self.folder / "wandb").is_dir():  # there is none where W&B is disabled
+            check_room(self.folder / "wandb")
+
+
+def run_settings() -> Settings:
+    """What W&B may record of this machine, and how long it may take."""
+    import wandb
+
+    return wandb.Settings(
+        console="off", silent=True, save_code=False, disable_code=True, disable_git=True, x_disable_meta=True,
+        x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
+        reinit="create_new",  # a run that the user has open in this process is left alone
+        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", CONNECT_SECONDS)),
+        finish_timeout=UPLOAD_SECONDS, finish_timeout_raises=True,
+        x_transaction_log_flush_interval=0.5,  # seconds of figures that a kill may lose
+    )  # fmt: skip
 
 
 def run_mode(wanted: str, settings: Any) -> str:

@@ -71,6 +71,15 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def check_room(folder: Path) -> None:
+    """OSError where the disk is full: W&B's service loses what it cannot write there without a word."""
+    probe = folder / ".room"
+    try:
+        probe.write_bytes(bytes(1 << 16))  # more than the blocks that the service writes
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def end_service(seconds: float) -> None:
     """End W&B's service process; by force if it does not answer, because it holds this process's output open."""
     import wandb

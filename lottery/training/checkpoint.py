@@ -2,59 +2,70 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lottery.errors import LotteryError
-from lottery.state import State, copied, replacing
+from lottery.state import State, copied, reading, replacing, state_digest
 from lottery.training.module import MaskedTraining, Progress, snapshot
 from lottery.training.optim import optimizer_state
 
-FORMAT = "lottery-checkpoint/1"
+FORMAT = "lottery-checkpoint/2"
 
 
 def save_checkpoint(module: MaskedTraining, path: Path) -> None:
     """Network, optimizer, early-stop weights and everything measured so far. Replaces `path` in one rename.
 
+    The file carries a digest of all this: a training must not go on from a damaged one, which nobody would notice.
     Data order, augmentation and dropout are functions of the seeds and the step, so the step is their state.
     """
     progress = module.progress
     tensors = {f"network/{name}": value for name, value in snapshot(module.network).items()}
     tensors |= {f"optimizer/{k}": v for k, v in optimizer_state(module.optimizer, module.network).items()}
     tensors |= {f"best/{name}": value for name, value in (progress.best_state or {}).items()}
+    tensors["progress/losses"] = progress.losses
     facts = {
         "step": progress.step,
         "curve": progress.curve,
         "best_loss": progress.best_loss if progress.best_step is not None else None,
         "best_step": progress.best_step,
         "seconds": progress.seconds,
+        "kept": progress.kept,
     }
+    tensors, text = copied(tensors), json.dumps(facts)
     with replacing(path) as temporary:
-        save_file(copied(tensors), temporary, {"format": FORMAT, "progress": json.dumps(facts)})
+        save_file(tensors, temporary, {"format": FORMAT, "progress": text, "digest": _digest(tensors, text)})
 
 
 def load_checkpoint(path: Path) -> tuple[State, State, Progress]:
     """Network state, optimizer state and progress. Raises LotteryError for a file that is not whole."""
-    groups: dict[str, dict[str, torch.Tensor]] = {"network": {}, "optimizer": {}, "best": {}}
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise LotteryError(f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}")
-            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                group, _, name = key.partition("/")
-                groups[group][name] = file.get_tensor(key)
-        facts = json.loads(metadata["progress"])
-    except LotteryError:
-        raise
-    except Exception as error:
-        raise LotteryError(f"{path}: not a whole checkpoint ({error})") from error
-    best_loss = float("inf") if facts["best_loss"] is None else facts["best_loss"]
+    with reading(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    if metadata.get("format") != FORMAT:
+        raise LotteryError(f"{path}: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+    if metadata.get("digest") != _digest(tensors, metadata.get("progress", "")):
+        raise LotteryError(f"{path}: damaged, its content does not match its digest")
+    groups: dict[str, State] = {"network": {}, "optimizer": {}, "best": {}, "progress": {}}
+    for key, value in tensors.items():
+        group, _, name = key.partition("/")
+        groups[group][name] = value
+    facts = json.loads(metadata["progress"])
     progress = Progress(
-        facts["step"], facts["curve"], best_loss, facts["best_step"], groups["best"] or None, facts["seconds"]
+        step=facts["step"],
+        curve=facts["curve"],
+        best_loss=float("inf") if facts["best_loss"] is None else facts["best_loss"],
+        best_step=facts["best_step"],
+        best_state=groups["best"] or None,
+        seconds=facts["seconds"],
+        losses=groups["progress"]["losses"],
+        kept=facts["kept"],
     )
     return groups["network"], groups["optimizer"], progress
+
+
+def _digest(tensors: State, progress: str) -> str:
+    return hashlib.sha256(f"{state_digest(tensors)} {progress}".encode()).hexdigest()

@@ -20,7 +20,7 @@ class MaskedStep:
         named = dict(network.named_parameters())
         self.all_parameters = [p for p in named.values() if p.requires_grad]
         self.clip_norm = clip_norm
-        self.weights: list[nn.Parameter] = []
+        self.weights: list[Tensor] = []
         self.masks: list[Tensor] = []
         for name, kept in mask.items():
             if bool(kept.all()):
@@ -40,7 +40,10 @@ class MaskedStep:
     def __call__(self, optimizer: torch.optim.Optimizer) -> None:
         """Mask the gradients, clip, step, mask the weights, and drop the gradients."""
         if self.weights:
-            torch._foreach_mul_([weight.grad for weight in self.weights], self.masks)
+            # A weight that is frozen, or that this forward pass did not use, has no gradient.
+            used = [(w.grad, mask) for w, mask in zip(self.weights, self.masks, strict=True) if w.grad is not None]
+            if used:
+                torch._foreach_mul_([grad for grad, _ in used], [mask for _, mask in used])
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.all_parameters, self.clip_norm)
         optimizer.step()

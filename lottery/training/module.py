@@ -1,8 +1,8 @@
 """Training under a mask as a LightningModule whose "batches" are chunks of many optimizer steps.
 
-Lightning's loop costs 0.35-0.6 ms a step and `self.log` as much again, where a LeNet step takes under 2 ms. So Lightning
-drives chunks (up to the next evaluation or kept step) under manual optimization, and inside a chunk the loop is plain
-PyTorch with nothing in it that is not the training itself.
+Lightning's loop costs 0.35-0.6 ms a step and `self.log` as much again, where a LeNet step takes under 2 ms. So
+Lightning drives chunks (up to the next evaluation or kept step) under manual optimization, and inside a chunk the loop
+is plain PyTorch with nothing in it that is not the training itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from math import isfinite
 from time import monotonic
 from typing import Any
 
@@ -28,13 +29,16 @@ from lottery.training.masking import MaskedStep
 from lottery.training.optim import build_optimizer, load_optimizer_state_
 from lottery.training.recipe import Recipe
 
-
 # An odd multiplier spreads the seeds of neighbouring steps over 63 bits; cheap enough for the loop.
 GOLDEN, MASK63 = 0x9E3779B97F4A7C15, 0x7FFF_FFFF_FFFF_FFFF
 
 
 class NonFiniteLoss(LotteryError):
-    """The training loss became NaN or infinite."""
+    """A loss became NaN or infinite."""
+
+    @classmethod
+    def at(cls, what: str, value: float, step: int) -> NonFiniteLoss:
+        return cls(f"the {what} became {value} at step {step}; a lower optim.lr or optim.clip_norm may help")
 
 
 @dataclass
@@ -47,17 +51,19 @@ class Progress:
     best_step: int | None = None  # where it was first reached: the early-stop step
     best_state: State | None = None
     seconds: float = 0.0
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))  # float32, of each step since the last curve point
+    kept: dict[str, dict[str, str]] = field(default_factory=dict)  # step: digests of the states written there
 
 
 @dataclass
 class Hooks:
-    """What the surroundings of a training want to be told. `stop` is looked at before every step."""
+    """What the surroundings of a training want to be told, and to ask for; `stop` and `due` are asked at every step."""
 
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], bool] = lambda: False  # whether a signal asks to leave
+    due: Callable[[int], bool] = lambda step: False  # whether `checkpoint` should be called at this step
     tick: Callable[[int, float, float | None], None] = lambda step, loss, accuracy: None  # a few times a second
     keep: Callable[[MaskedTraining], None] = lambda module: None  # at the steps asked for
-    checkpoint: Callable[[MaskedTraining], None] = lambda module: None  # at every boundary; decides by itself
-    stopped: Callable[[MaskedTraining], None] = lambda module: None  # saves and raises
+    checkpoint: Callable[[MaskedTraining], None] = lambda module: None  # saves when due; saves and raises to leave
     finish: Callable[[MaskedTraining], None] = lambda module: None  # when the last step is done
 
 
@@ -74,9 +80,18 @@ class MaskedTraining(pl.LightningModule):
 
     TICK_SECONDS = 0.5
 
-    def __init__(self, network: nn.Module, ticket: Ticket, recipe: Recipe, data: Callable[[torch.device], Dataset], progress: Progress,
-                 keep_steps: frozenset[int] = frozenset(), end: int | None = None,
-                 optimizer_state: State | None = None, hooks: Hooks | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        network: nn.Module,
+        ticket: Ticket,
+        recipe: Recipe,
+        data: Callable[[torch.device], Dataset],
+        progress: Progress,
+        keep_steps: frozenset[int] = frozenset(),
+        end: int | None = None,
+        optimizer_state: State | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network = network
@@ -95,14 +110,16 @@ class MaskedTraining(pl.LightningModule):
         return build_optimizer(self.recipe.optim, self.network)
 
     def train_dataloader(self) -> list[int]:
-        """The chunks still to do, each given by the step at which it ends."""
+        """The chunks still to do, each given by the step at which it ends; the last may have no step left to do."""
         every, start = self.recipe.eval_every, self.progress.step
-        ends = {step for step in range(start - start % every + every, self.end, every)}
+        ends = set(range(start - start % every + every, self.end, every))
         ends |= {step for step in self.keep_steps if start < step < self.end}
-        return sorted(ends | ({self.end} if start < self.end else set()))
+        return sorted(ends | {self.end})
 
     def on_train_start(self) -> None:
-        self.prepare(self.optimizers(use_pl_optimizer=False))
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self.prepare(optimizer)
 
     def on_train_end(self) -> None:
         # Here rather than after fit, which moves the network off the device.
@@ -111,9 +128,10 @@ class MaskedTraining(pl.LightningModule):
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Put data, masks and optimizer state where the network is."""
         if self.recipe.channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         self.data = self.data_on(self.device)
         self.stream = self.data.stream(self.recipe.batch_size, self.recipe.order_seed, self.recipe.drop_last)
+        self.progress.losses = self.progress.losses.to(self.device)
         self.masked_step = MaskedStep(self.network, self.ticket.mask, self.recipe.optim.clip_norm)
         self.optimizer = optimizer
         if self.initial_optimizer_state is not None:
@@ -122,25 +140,27 @@ class MaskedTraining(pl.LightningModule):
             self.measure()
 
     def training_step(self, chunk: int, batch_idx: int) -> None:
-        """Train up to step `chunk`, then measure, keep and checkpoint as due."""
-        started = monotonic()
-        losses = self.advance(chunk)
-        self.check_finite(losses)
-        due = self.progress.step == chunk and (chunk % self.recipe.eval_every == 0 or chunk == self.end)
-        if due:
-            self.progress.curve.append([chunk, "train", float(losses.mean()), None])
-            self.measure()
-        self.progress.seconds += monotonic() - started
-        if self.progress.step < chunk:
-            self.hooks.stopped(self)
-        if chunk in self.keep_steps:
-            self.hooks.keep(self)
-        self.hooks.checkpoint(self)
+        """Train up to step `chunk`, pausing for checkpoints; then measure and keep as asked."""
+        while self.progress.step < chunk:
+            started = monotonic()
+            losses = self.advance(chunk)
+            self.check_finite(losses)
+            self.progress.losses = torch.cat((self.progress.losses, losses))
+            if self.progress.step == chunk and (chunk % self.recipe.eval_every == 0 or chunk == self.end):
+                self.log_train_loss()
+                self.measure()
+            self.progress.seconds += monotonic() - started
+            if self.progress.step == chunk and chunk in self.keep_steps:
+                self.hooks.keep(self)
+            self.hooks.checkpoint(self)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def advance(self, until: int) -> Tensor:
-        """Optimizer steps from the present one to `until`, or to the first after a stop signal. Returns the losses."""
+        """Optimizer steps from the present one to `until`, or until a stop or a checkpoint is due; at least one.
+
+        Returns the losses, float32 [steps done].
+        """
         progress, network, stream, optimizer = self.progress, self.network, self.stream, self.optimizer
         first = progress.step
         losses = torch.zeros(until - first, device=self.device)
@@ -150,8 +170,6 @@ class MaskedTraining(pl.LightningModule):
         noise = derive(self.recipe.order_seed, "noise")
         network.train()
         for step in range(first, until):
-            if self.hooks.stop():
-                return losses[: step - first]
             images, labels = stream.batch(step + offset)
             # Dropout and its kin draw from (seed, step) alone, so that a resumed training draws the same.
             generator.manual_seed((noise + (step + offset) * GOLDEN) & MASK63)
@@ -166,7 +184,9 @@ class MaskedTraining(pl.LightningModule):
             if monotonic() > self.next_tick:
                 self.hooks.tick(step + 1, loss.item(), self.last_accuracy)
                 self.next_tick = monotonic() + self.TICK_SECONDS
-        return losses
+            if self.hooks.stop() or self.hooks.due(step + 1):
+                break
+        return losses[: progress.step - first]
 
     def learning_rate(self, step: int) -> float:
         """The rate of this step; fine-tuning stays at the schedule's last one."""
@@ -179,6 +199,14 @@ class MaskedTraining(pl.LightningModule):
         return nullcontext
 
     # -- measuring --------------------------------------------------------------------------------------------------
+
+    def log_train_loss(self) -> None:
+        """Put the mean loss of the steps since the last point on the curve.
+
+        However these steps were divided, by kept steps, checkpoints or interruptions: the curve must not show it.
+        """
+        self.progress.curve.append([self.progress.step, "train", float(self.progress.losses.mean()), None])
+        self.progress.losses = self.progress.losses[:0]
 
     def measure(self) -> None:
         """Put a validation point on the curve, and remember the weights of the lowest validation loss (first on ties).
@@ -196,9 +224,15 @@ class MaskedTraining(pl.LightningModule):
             progress.best_state = snapshot(self.network)
 
     def score(self, split: str) -> tuple[float, float]:
-        """Loss and accuracy on a split, at the training's own precision."""
+        """Loss and accuracy on a split, at the training's own precision. Raises NonFiniteLoss.
+
+        (The last update may have been the one that went wrong, and no training loss comes after it.)
+        """
         with self.autocast()():
-            return evaluate(self.network, self.batches(split))
+            loss, accuracy = evaluate(self.network, self.batches(split))
+        if not isfinite(loss):
+            raise NonFiniteLoss.at(f"{split} loss", loss, self.progress.step)
+        return loss, accuracy
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self.data.batches(split, self.recipe.eval_batch_size):
@@ -213,8 +247,7 @@ class MaskedTraining(pl.LightningModule):
         bad = torch.nonzero(~torch.isfinite(losses))
         if len(bad):
             step = self.progress.step - len(losses) + int(bad[0])
-            value = float(losses[int(bad[0])])
-            raise NonFiniteLoss(f"the loss became {value} at step {step}; a lower optim.lr or optim.clip_norm may help")
+            raise NonFiniteLoss.at("loss", float(losses[int(bad[0])]), step)
 
 
 def default_generator(device: torch.device) -> torch.Generator:

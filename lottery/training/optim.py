@@ -50,7 +50,10 @@ def load_optimizer_state_(optimizer: torch.optim.Optimizer, network: nn.Module, 
         name, _, slot = key.rpartition("/")
         if name not in params:
             raise LotteryError(f"optimizer state: {name} is no parameter of this network")
-        place = params[name].device if value.dim() else torch.device("cpu")
-        if value.dim() == 0 and params[name].device.type != "cpu":
-            place = params[name].device  # fused optimizers keep their step counter beside the parameter
-        optimizer.state[params[name]][slot] = value.to(place, copy=True)
+        parameter = params[name]
+        if value.dim():
+            # In the parameter's own memory format: fused optimizers walk both in memory order, and check nothing.
+            placed = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:
+            placed = value.to(parameter.device, copy=True)  # the step counter, which they keep beside the parameter
+        optimizer.state[parameter][slot] = placed

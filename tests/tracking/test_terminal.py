@@ -69,4 +69,4 @@ def test_the_log_holds_what_was_shown(tmp_path: Path) -> None:
     logged = (tmp_path / "study.log").read_text().splitlines()
     assert shown[1:3] == [header(), line(ROW)]
     assert [text.split("  ", 1)[1] for text in logged] == shown
-    assert not logging.getLogger("lottery").handlers
+    assert terminal._handlers == []

@@ -283,6 +283,7 @@ def test_a_server_out_of_reach_means_offline(
     tracker.close("finished")
     (warning,) = warnings_of()
     assert "recorded offline" in warning
+    assert list(home.rglob("*")) == []
     assert [row["round"] for row in history(records(segments(study)[0])) if "round" in row] == [0, 1, 1, 1]
 
 
@@ -306,6 +307,20 @@ def test_a_mask_that_cannot_be_read_costs_a_warning(study: Any, home: Path, warn
     play(study, tracker, range(1, 3))
     tracker.close("failed")
     assert len(warnings_of()) == 1
+
+
+@linux
+def test_a_full_disk_costs_a_warning(study: Any, home: Path, warnings_of: Warnings) -> None:
+    """W&B says nothing when it cannot write; /dev/full gives the error that a full disk gives."""
+    tracker = tracker_of(study)
+    tracker.start(CONFIG_YAML)
+    play(study, tracker, range(1))
+    assert warnings_of() == []
+    (study.folder / "wandb" / ".room").symlink_to("/dev/full")
+    play(study, tracker, range(1, 3))
+    tracker.close("finished")
+    (warning,) = warnings_of()
+    assert "No space left" in warning
 
 
 def test_closing_what_never_started_is_nothing(study: Any, warnings_of: Warnings) -> None:
