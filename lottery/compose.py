@@ -10,20 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lottery.config import Config, check, method_options, register, study_key
-from lottery.errors import ConfigError, cause, nearest
-from lottery.explain import described, explain, keys, unreadable
+from lottery.errors import ConfigError, cause
+from lottery.explain import described, explain, unknown_key, unreadable
 
 
 def config_folder() -> Path:
@@ -33,27 +36,47 @@ def config_folder() -> Path:
     return inside if inside.exists() else package.parent / "conf"
 
 
+def config_folders(config_dir: str | None) -> list[Path]:
+    """Where configs are looked for: first in the user's own folder."""
+    return [*([Path(config_dir)] if config_dir else []), config_folder()]
+
+
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
     """Every config group with its options: the project's, and those of the user's own folder."""
     found: dict[str, set[str]] = {}
-    for root in [config_folder(), *([Path(config_dir)] if config_dir else [])]:
+    for root in config_folders(config_dir):
         for path in root.glob("*/*.yaml"):
             found.setdefault(path.parent.name, set()).add(path.stem)
     return {group: sorted(options) for group, options in sorted(found.items())}
 
 
+def found_in(group: str, option: str, config_dir: str | None = None) -> Path:
+    """The file of a group's option."""
+    paths = (root / group / f"{option}.yaml" for root in config_folders(config_dir))
+    return next(path for path in paths if path.exists())
+
+
+class OwnConfigs(SearchPathPlugin):
+    """Hydra looks for a config in the user's own folder before it looks in the project's."""
+
+    folder: ClassVar[str | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.folder is not None:
+            search_path.prepend("own", f"file://{Path(self.folder).resolve()}", anchor="main")
+
+
 @contextmanager
-def hydra_opened(config_dir: str | None = None) -> Iterator[list[str]]:
-    """Hydra over the project's configs and, found before them, the user's own; yields the overrides that this takes."""
-    register()
-    ours, extra = str(config_folder()), []
+def hydra_opened(config_dir: str | None = None) -> Iterator[None]:
+    """Hydra over the project's configs and the user's own."""
     if config_dir is not None:
         check_config_dir(Path(config_dir))
-        escaped = ours.replace("\\", "\\\\").replace("'", "\\'")
-        ours, extra = str(Path(config_dir).resolve()), [f"hydra.searchpath=['file://{escaped}']"]
+    register()
+    Plugins.instance().register(OwnConfigs)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(ours, version_base="1.3"):
-        yield extra
+    OwnConfigs.folder = config_dir
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield
 
 
 def check_config_dir(folder: Path) -> None:
@@ -72,13 +95,21 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> DictCon
 
     Raises ConfigError in one line. Needs neither torch nor data, and takes a fraction of a second.
     """
-    with hydra_opened(config_dir) as extra, explained(overrides, extra, config_dir):
-        cfg = compose("config", overrides=[*overrides, *extra])
+    for override in overrides:
+        if is_hydra(override):
+            raise ConfigError(f"{override}: launchers and their options are for sweeps: add -m and a launcher")
+    with hydra_opened(config_dir), explained(overrides, config_dir):
+        cfg = compose("config", overrides=list(overrides))
     return checked(cfg, config_dir)
 
 
+def is_hydra(override: str) -> bool:
+    """Whether an override is about Hydra itself, not about the study."""
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
 @contextmanager
-def explained(overrides: Sequence[str], extra: list[str], config_dir: str | None) -> Iterator[None]:
+def explained(overrides: Sequence[str], config_dir: str | None) -> Iterator[None]:
     """What Hydra raises inside, as a ConfigError of one line."""
     try:
         yield
@@ -86,25 +117,28 @@ def explained(overrides: Sequence[str], extra: list[str], config_dir: str | None
         raise
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         known = groups(config_dir)
-        chosen = [o for o in overrides if o.partition("=")[0].lstrip("+") in known]
-        try:
-            base = compose("config", overrides=[*chosen, *extra])
-        except Exception:  # the choices are what is wrong
-            base = compose("config", overrides=extra)
-        raise ConfigError(" ".join(explain(error, overrides, known, base).split())) from error
+
+        def base() -> DictConfig:
+            chosen = [o for o in overrides if o.partition("=")[0].lstrip("+") in known]
+            try:
+                return compose("config", overrides=chosen)
+            except Exception:  # the choices are what is wrong
+                return compose("config")
+
+        raise ConfigError(explain(error, overrides, known, base)) from error
 
 
 def checked(cfg: DictConfig, config_dir: str | None = None) -> DictConfig:
     """The configuration complete, every key known and every value in its range. Raises ConfigError."""
     try:
         for key in unknown_keys(cfg):
-            raise ConfigError(f"{key}: no such key{nearest(key, set(keys(cfg)) - set(unknown_keys(cfg)))}")
+            raise ConfigError(unknown_key(key, lambda: cfg, groups(config_dir)))
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         check(cfg)
         cfg.method = method_options(cfg.method)
     except (OmegaConfBaseException, RecursionError) as error:
         if isinstance(error, OmegaConfBaseException):
-            raise ConfigError(described(error, cfg, groups(config_dir))) from error
+            raise ConfigError(described(error, lambda: cfg, groups(config_dir))) from error
         raise ConfigError(f"an interpolation refers to itself: {cause(error)}") from error
     return cfg
 
@@ -112,7 +146,7 @@ def checked(cfg: DictConfig, config_dir: str | None = None) -> DictConfig:
 def unknown_keys(node: DictConfig, schema: type | None = Config, prefix: str = "") -> Iterator[str]:
     """Keys that `+` added to a dataclass that does not have them."""
     known = {field.name for field in fields(schema)} if schema else set(node)
-    for name in node:
+    for name in map(str, node):
         child = node._get_node(name)
         if name not in known:
             yield f"{prefix}{name}"
@@ -126,17 +160,16 @@ def unknown_keys(node: DictConfig, schema: type | None = Config, prefix: str = "
 
 def loaded(path: Path, overrides: Sequence[str] = ()) -> DictConfig:
     """A run folder's config.yaml, with `key=value` overrides: running it again gives the same study key."""
-    values = saved(path)
-    cfg = OmegaConf.structured(Config)
+    cfg: DictConfig = OmegaConf.structured(Config)
     try:
-        cfg = OmegaConf.merge(cfg, values)
+        cfg.merge_with(saved(path))
         OmegaConf.set_struct(cfg, True)
         check_belongs(path, checked(cfg))
         follow_again_(cfg)
         for override in single_keys(overrides, cfg):
             OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(described(error, cfg, groups())) from error
+        raise ConfigError(described(error, lambda: cfg, groups())) from error
     return checked(cfg)
 
 

@@ -312,10 +312,16 @@ def check_optim(cfg: DictConfig) -> None:
 
 def check_targets(cfg: DictConfig) -> None:
     """Every part that is built from a `_target_` has one."""
-    parts = {"model": cfg.model, "method": cfg.method, "criterion": cfg.criterion}
-    for key, part in {**parts, **{f"probes.{name}": probe for name, probe in cfg.probes.items()}}.items():
-        if not isinstance(part, DictConfig) or not isinstance(part.get("_target_"), str):
-            raise ConfigError.of(key, part, f"an option of the group {key}" if key in parts else "{_target_: PATH}")
+    for key in ("model", "method", "criterion"):
+        if not has_target(cfg[key]):
+            raise ConfigError(f"{key}: nothing chosen; choose one with {key}=NAME (--help lists them)")
+    for name, probe in cfg.probes.items():
+        if not has_target(probe):
+            raise ConfigError.of(f"probes.{name}", probe, "{_target_: package.module.function}")
+
+
+def has_target(node: Any) -> bool:
+    return isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
 
 
 def settings(cfg: DictConfig) -> Config:

@@ -30,8 +30,8 @@ class Interrupted(LotteryError):
     def __init__(self, signum: int, where: str = "") -> None:
         self.signum = signum
         self.exit_status = 128 + signum
-        name = signal.Signals(signum).name
-        super().__init__(f"interrupted by {name}{where and ' ' + where}; the state is saved, the same command continues")
+        by = f"{signal.Signals(signum).name}{where and ' ' + where}"
+        super().__init__(f"interrupted by {by}; the state is saved, the same command continues")
 
 
 def cause(error: BaseException) -> str:
@@ -52,8 +52,8 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """
     known = list(words)
     last = {key.rpartition(".")[2]: key for key in reversed(known)}  # of several with the same end the first stays
-    close = difflib.get_close_matches(word, [*known, *last], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = close or [last[name] for name in difflib.get_close_matches(word, last, n=1, cutoff=0.6)]
     if not close and len(word) > 3:
         close = [name for name in known if name.startswith(word[: max(3, len(word) - 2)])][:1]
-    found = next((name if name in known else last[name] for name in close), word)
-    return "" if found == word else f" (did you mean {found!r}?)"
+    return f" (did you mean {close[0]!r}?)" if close and close[0] != word else ""

@@ -22,14 +22,15 @@ from omegaconf.errors import (
 from lottery.errors import cause, nearest
 
 Groups = Mapping[str, Sequence[str]]  # config group -> its options
+Base = Callable[[], DictConfig]  # a sound configuration, for the keys there are; asked for only where it is needed
 
 KINDS = {FloatNode: "a number", IntegerNode: "a whole number", BooleanNode: "true or false", StringNode: "a text"}
 ELEMENTS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
 
-def explain(error: Exception, overrides: Sequence[str], groups: Groups, base: DictConfig) -> str:
-    """One line from what was raised while composing; `base` is a sound configuration, for the keys there are."""
-    where = re.match(r"In '(?!config')([^']+)'", str(error))
+def explain(error: Exception, overrides: Sequence[str], groups: Groups, base: Base) -> str:
+    """One line from what was raised while composing."""
+    where = re.match(r"In '(?!config'|hydra/)([^']+)'", str(error))
     suffix = f" (in {where[1]}.yaml)" if where else ""
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
@@ -53,18 +54,21 @@ def omegaconf_error(error: BaseException | None) -> OmegaConfBaseException | Non
 # -- a wrong value ----------------------------------------------------------------------------------------------------
 
 
-def described(error: OmegaConfBaseException, base: DictConfig, groups: Groups, outer: str = "") -> str:
+def described(error: OmegaConfBaseException, base: Base, groups: Groups, outer: str = "") -> str:
     """A wrong value, an unknown key or a missing value. `outer` is what Hydra made of it."""
     key = error.full_key or ""
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
-        named = re.search(r"Could not \w+ '?([^'\s]+?)'?\.", outer)  # Hydra names `trian.steps`, OmegaConf `trian`
+        named = re.search(r"Could not \w+ '([^']+)'", outer)  # Hydra names `trian.steps`, OmegaConf `trian`
         written = re.search(r"use (\+.+)", outer)
-        if named and len(named[1]) < len(key) and written and not typed(error.parent_node):
+        if named and written and len(named[1]) < len(key) and not typed(error.parent_node):
             return f"{key}: no such key; to add it write {written[1]}"
-        longest = named[1] if named and len(named[1]) > len(key) else key
-        return unknown_key(longest, base, groups)
+        if named and len(named[1]) > len(key):
+            return unknown_key(named[1], base, groups)
+        return unknown_key(key, base, groups, error.parent_node)
     if isinstance(error, MissingMandatoryValue):
-        return f"{key}: has no value; give it one with {key}=VALUE"
+        group = key.partition(".")[0]
+        choose = f"choose one with {group}=NAME, or " if group in groups else ""
+        return f"{key}: has no value; {choose}give it one with {key}=VALUE"
     if isinstance(error, InterpolationResolutionError):
         return f"{key}: {cause(error).partition(': ')[2]}"
     if isinstance(error, ConfigTypeError) and "deletion" in str(error):
@@ -98,15 +102,18 @@ def shown(value: Any) -> str:
 # -- an unknown name --------------------------------------------------------------------------------------------------
 
 
-def unknown_key(key: str, base: DictConfig, groups: Groups) -> str:
-    """A key or a group that does not exist."""
+def unknown_key(key: str, base: Base, groups: Groups, parent: DictConfig | None = None) -> str:
+    """A key or a group that does not exist. `parent` is the node that has no such key, where it is known."""
     if key == "exp":
         return "exp: an experiment is added with a plus: +exp=NAME"
-    parent = key.rpartition(".")[0]
-    node = OmegaConf.select(base, parent) if parent else None
-    siblings = names(node) if isinstance(node, DictConfig) else []
-    listing = f"; {parent} has {', '.join(siblings)}" if siblings else ""
-    return f"{key}: no such key{nearest(key, [*keys(base), *groups])}{listing}"
+    path, sound = key.rpartition(".")[0], base()
+    node = OmegaConf.select(sound, path) if path and parent is None else parent
+    siblings = names(node, key) if path and isinstance(node, DictConfig) else []
+    # Neither the key's own parents are meant, nor what `+` may have added under it.
+    others = (name for name in [*keys(sound), *groups] if not f"{name}.".startswith(f"{key}."))
+    known = [name for name in others if not key.startswith(f"{name}.")]
+    listing = f"; {path} has {', '.join(siblings)}" if siblings else ""
+    return f"{key}: no such key{nearest(key, known)}{listing}"
 
 
 def missing_option(error: MissingConfigException, groups: Groups) -> str:
@@ -118,9 +125,9 @@ def missing_option(error: MissingConfigException, groups: Groups) -> str:
     return f"{group}: got {option!r}, expected one of {', '.join(options)}{nearest(option, options)}"
 
 
-def names(node: DictConfig) -> list[str]:
-    """A node's own keys, but for `_target_` and its kin."""
-    return [str(name) for name in node if not str(name).startswith("_")]
+def names(node: DictConfig, but: str = "") -> list[str]:
+    """A node's own keys, without `_target_` and its kin, and without the last part of `but`."""
+    return [str(name) for name in node if not str(name).startswith("_") and name != but.rpartition(".")[2]]
 
 
 def typed(node: Any) -> bool:
@@ -130,7 +137,7 @@ def typed(node: Any) -> bool:
 
 def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a configuration."""
-    for name in node:
+    for name in map(str, node):
         yield f"{prefix}{name}"
         value = node._get_node(name)
         if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
@@ -144,7 +151,7 @@ def unreadable(override: str) -> str:
     """An override that Hydra's grammar does not read."""
     if "=" not in override:
         return f"{override}: expected key=value, group=option or +exp=NAME"
-    return f"{override}: cannot be read: close every bracket and quote, and put a text with special characters in quotes"
+    return f"{override}: cannot be read: close every bracket and quote; a text with special characters goes in quotes"
 
 
 def broken_yaml(error: yaml.MarkedYAMLError) -> str:
@@ -154,7 +161,7 @@ def broken_yaml(error: yaml.MarkedYAMLError) -> str:
     return f"{place}: not valid YAML: {error.problem}"
 
 
-def composition(text: str, overrides: Sequence[str], groups: Groups, base: DictConfig) -> str:
+def composition(text: str, overrides: Sequence[str], groups: Groups, base: Base) -> str:
     """Hydra's own complaints, by their wording in 1.3."""
     for pattern, line in COMPLAINTS.items():
         found = re.search(pattern, text)
@@ -171,12 +178,13 @@ def composition(text: str, overrides: Sequence[str], groups: Groups, base: DictC
 
 def several(override: str) -> str:
     key, _, value = override.partition("=")
-    return f"{key}: got several values, {value}: add -m to run a study for each, or write {key}=[{value}] for a list"
+    listed = "" if "(" in value else f", or write {key}=[{value}] for a list"
+    return f"{key}: got several values, {value}: add -m to run a study for each{listed}"
 
 
 def twice(key: str) -> str:
-    key = key.removeprefix("hydra/")
-    return f"{key}: given more than once" + ("" if key == "exp" else f"; to choose another option leave out the plus: {key}=NAME")
+    other = f"; to choose another option leave out the plus: {key}=NAME"
+    return f"{key}: given twice" + (other if key != "exp" else "")
 
 
 COMPLAINTS: dict[str, Callable[[str], str]] = {

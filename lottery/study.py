@@ -5,23 +5,28 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lottery.config import settings, study_key, typed_method
-from lottery.errors import LotteryError
+from lottery.config import locate, settings, study_key, typed_method
+from lottery.errors import ConfigError, LotteryError, cause
 from lottery.models.build import check_fit
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.stages.store import environment
 from lottery.ticket import weights_digest
-from lottery.tracking.folder import Row, RunFolder
+from lottery.tracking.folder import Row, RunFolder, check_writable
 from lottery.tracking.terminal import Terminal
 from lottery.tracking.trackers import Tracker, make_tracker
+from lottery.training.module import NonFiniteLoss
 from lottery.training.signals import StopFlag
 
 LOG = logging.getLogger("lottery")
@@ -43,9 +48,7 @@ class Study:
         self.folder = RunFolder(Path(self.config.paths.runs) / self.config.name / self.key)
         self.stop = stop or StopFlag()
         self.terminal = Terminal(live=self.config.trainer.progress)
-        self.probes: dict[str, Callable[..., dict[str, float]]] = {
-            name: instantiate(node) for name, node in (self.config.probes or {}).items()
-        }
+        self.probes = {name: made(node, f"probes.{name}") for name, node in (self.config.probes or {}).items()}
         self._warned: set[str] = set()
 
     def run(self) -> list[Row]:
@@ -54,23 +57,44 @@ class Study:
         Raises ConfigError before anything is written; LotteryError or Interrupted later, with finished rounds kept.
         """
         set_threads(self.config.trainer.threads)
-        check_fit(self.config.model, tuple(self.config.data.shape), self.config.data.classes)
-        lab = Lab(self.config, self.stop, self.terminal.tick)
-        self.folder.open(self.yaml)
-        self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
-        tracker = make_tracker(self.config, self.key, self.folder.path)
-        status = "failed"
+        tracker, status = None, "failed"
         try:
+            lab = self.prepared()
+            self.folder.open(self.yaml)
+            self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
+            for note in self.folder.notes:
+                LOG.warning(note)
+            tracker = make_tracker(self.config, self.key, self.folder.path)
             tracker.start(self.yaml)
             table = self.table(lab, tracker)
             status = "finished"
             return table
-        except LotteryError as error:
-            LOG.error("%s", error)
+        except Exception as error:
+            self.log_failure(error)
             raise
         finally:
-            tracker.close(status)
+            if tracker is not None:
+                tracker.close(status)
             self.terminal.close()
+
+    def prepared(self) -> Lab:
+        """The lab, once everything has been checked that can be before training. Raises ConfigError."""
+        check_fit(self.config.model, tuple(self.config.data.shape), self.config.data.classes)
+        made(self.config.criterion, "criterion")
+        lab = Lab(self.config, self.stop, self.terminal.tick)
+        lab.initial  # noqa: B018 - the patterns of prunable.exclude, held against the network
+        if hasattr(self.method, "check"):
+            self.method.check(lab)
+        check_writable({"paths.runs": self.folder.path, "paths.store": Path(self.config.paths.store)})
+        return lab
+
+    def log_failure(self, error: Exception) -> None:
+        """Put it into study.log; a wrong configuration, found before anything was written, leaves nothing behind."""
+        with suppress(LotteryError):
+            if not self.folder.opened and not isinstance(error, ConfigError):
+                self.folder.open(self.yaml)
+        if self.folder.opened:
+            self.folder.log_failure(error)
 
     def table(self, lab: Lab, tracker: Tracker) -> list[Row]:
         """Every round's row, recorded as soon as the round is done; then the figures."""
@@ -92,13 +116,16 @@ class Study:
     def rounds(self, lab: Lab) -> Iterator[Round]:
         """The method's rounds, each followed by its controls. The dense network needs none."""
         self.terminal.now = "round 0"
-        for ticket in self.method(lab):
-            yield ticket
-            if ticket.index > 0:
-                for kind, copy in lab.controls():
-                    self.terminal.now = f"round {ticket.index} {kind} {copy}"
-                    yield lab.control(ticket, kind, copy)
-            self.terminal.now = f"round {ticket.index + 1}"
+        try:
+            for ticket in self.method(lab):
+                yield ticket
+                if ticket.index > 0:
+                    for kind, copy in lab.controls():
+                        self.terminal.now = f"round {ticket.index} {kind} {copy}"
+                        yield lab.control(ticket, kind, copy)
+                self.terminal.now = f"round {ticket.index + 1}"
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(f"{self.terminal.now}: {error}") from error
 
     def trainings(self) -> int:
         """How many trainings the study plans; 0 where the method does not say."""
@@ -186,9 +213,20 @@ class Study:
                 LOG.warning("reused trainings were computed with %s", note)
 
 
+def made(node: Any, key: str) -> Callable[..., Any]:
+    """The function that a `_target_` names, with its options. ConfigError where it is not there or takes others."""
+    try:
+        function = instantiate(node)
+        if isinstance(function, partial):
+            signature(function.func).bind_partial(*function.args, **function.keywords)
+        return function
+    except (InstantiationException, TypeError) as error:
+        locate(node["_target_"], key)  # says it better, where it cannot be imported
+        raise ConfigError(f"{key}: {node['_target_']}: {cause(error.__cause__ or error)}") from error
+
+
 def set_threads(threads: int | None) -> None:
     """CPU threads for torch: as asked, else what SLURM granted, else torch's own choice."""
     granted = os.environ.get("SLURM_CPUS_PER_TASK")
     if threads or granted:
         torch.set_num_threads(threads or int(granted or 1))
-

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from training_tools import Start
 
-from lottery.compose import composed
+from lottery.compose import checked, composed
 from lottery.config import settings
 from lottery.data.dataset import Batch
 from lottery.data.tensors import TensorStream
@@ -25,23 +24,34 @@ from lottery.training.module import MaskedTraining, snapshot
 from lottery.training.optim import optimizer_state
 from lottery.training.signals import HANDLED, StopFlag
 
-CONF = Path(__file__).parent / "conf"
+TINY = {"_target_": "tiny_networks.convolutional", "dropout": 0.25}
 
 # 96 images in batches of 16, so 6 steps an epoch; 30 steps, measured every 10, which the rewind step does not divide.
 SMALL = (
-    "data=digits", "data.limit=96", "data.validation=40", "model=tiny",
+    "data=digits", "data.limit=96", "data.validation=40", "model=mlp",
     "train.steps=30it", "train.batch_size=16", "train.eval_every=10it",
     "method.rounds=2", "rewind=weights", "rewind.to=7it", "optim.lr=0.05",
     "probes=none", "tracker=none", "trainer=cpu", "trainer.progress=false",
 )  # fmt: skip
 AUGMENTED = ("data.flip=true", "data.crop=1")
 MOMENTUM = ("optim.momentum=0.9", "optim.weight_decay=1e-3")
-STEPWISE = ("schedule=multistep", "schedule.milestones=[12it,20it]", "schedule.warmup=9it")
+STEPWISE = ("schedule.name=multistep", "schedule.milestones=[12it,20it]", "schedule.warmup=9it")
 
 
 @cache
+def base_config(choices: tuple[str, ...]) -> DictConfig:
+    """The small study with these options of config groups: composing takes longer than training it."""
+    cfg = composed([*SMALL, *choices])
+    if not any(choice.startswith("model=") for choice in choices):
+        OmegaConf.update(cfg, "model", TINY, merge=False)
+    return cfg
+
+
 def small_config(overrides: tuple[str, ...]) -> DictConfig:
-    return composed([*SMALL, *overrides], str(CONF))
+    """The small study; overrides are options of groups (`optim=adam`) and values (`optim.lr=0.1`)."""
+    choices = tuple(override for override in overrides if "." not in override.partition("=")[0])
+    values = OmegaConf.from_dotlist([override for override in overrides if override not in choices])
+    return checked(OmegaConf.merge(base_config(choices), values))  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -54,7 +64,7 @@ def configure(tmp_path: Path) -> Callable[..., DictConfig]:
     """The small study with these overrides. `runs` tells run folders and stores apart."""
 
     def configure(*overrides: str, runs: str = "runs") -> DictConfig:
-        cfg = deepcopy(small_config(overrides))
+        cfg = small_config(overrides)
         cfg.paths.runs = str(tmp_path / runs)
         return cfg
 
@@ -66,7 +76,7 @@ def make_lab(configure: Callable[..., DictConfig]) -> Callable[..., Lab]:
     """The lab of the small study with these overrides."""
 
     def make(*overrides: str, runs: str = "runs", stop: StopFlag | None = None) -> Lab:
-        return Lab(settings(configure(*overrides, runs=runs)), stop or StopFlag(), lambda *_: None)
+        return Lab(settings(configure(*overrides, runs=runs)), StopFlag() if stop is None else stop, lambda *_: None)
 
     return make
 

@@ -1,4 +1,4 @@
-"""Networks for tests of the training, small enough for a step of a millisecond. Used through `model=tiny`."""
+"""Networks for tests of the training, small enough for a step of a millisecond."""
 
 from __future__ import annotations
 

@@ -5,22 +5,38 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from lottery.errors import ConfigError, LotteryError
+from lottery.errors import ConfigError, Interrupted, LotteryError, cause
 from lottery.files import write_atomic, write_json
 from lottery.ticket import Mask
+
+LOG = logging.getLogger("lottery")
 
 CURVE_COLUMNS = ("round", "control", "copy", "step", "split", "loss", "accuracy")
 
 Row = dict[str, Any]
 
 
-def identity(row: Row) -> tuple[int, str | None, int]:
+Identity = tuple[int, str | None, int]
+
+
+def identity(row: Row) -> Identity:
     """What makes a row of the table the same row: round, control, copy."""
     return row["round"], row["control"], row.get("copy", 0)
+
+
+def figures(row: Row) -> str:
+    """All that a row says, but for how long it took."""
+    return json.dumps({key: value for key, value in row.items() if key not in ("seconds", "cached")}, sort_keys=True)
 
 
 class RunFolder:
@@ -28,7 +44,10 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[tuple[int, str | None, int], Row] = {}
+        self.opened = False
+        self.notes: list[str] = []  # what was found damaged, for the log, which is opened after the folder
+        self.rows: dict[Identity, Row] = {}
+        self._met: list[Identity] = []  # the rows that this run has come to, in the order of the method
         self._curves: list[list[Any]] = []
 
     def open(self, config_yaml: str) -> None:
@@ -45,38 +64,52 @@ class RunFolder:
             raise ConfigError(f"paths.runs: cannot write to {self.path}: {reason}") from error
         for row in self._read_rows():
             self.rows[identity(row)] = row
+        self.opened = True
 
     def _read_rows(self) -> list[Row]:
-        """The complete lines of rounds.jsonl. A torn last line, left by a kill, is cut off."""
+        """The complete lines of rounds.jsonl: a torn last one, left by a kill, is cut off, a damaged one dropped."""
         path = self.path / "rounds.jsonl"
         if not path.exists():
             return []
         data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            write_atomic(path, whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        rows, lines = [], data.splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line if line.endswith(b"\n") else b"")
+                identity(row)
+                rows.append(row)
+            except (ValueError, KeyError, TypeError):
+                if line.endswith(b"\n"):
+                    self.notes.append(
+                        f"{path}: line {number} was damaged; it is written again when its round is reached"
+                    )
+        if len(rows) < len(lines):
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        return rows
 
     def add(self, row: Row, details: dict[str, Any], mask: Mask, parent: str | None) -> Row:
         """Record a finished round: its mask snapshot, its details, its curve, and last its line of rounds.jsonl.
 
-        A row whose masks and weights equal those on record is left alone and the old one returned.
+        A row that is on record with the same figures is left alone and the old one returned.
         """
         self._write_mask(row, mask, parent)
         self._curves += [[row["round"], row["control"] or "", row["copy"], *point] for point in details["curve"]]
-        known = self.rows.get(identity(row))
-        same = known is not None and all(known[key] == row[key] for key in ("mask_digest", "weights_digest"))
-        if known is not None and same:
+        key, known = identity(row), self.rows.get(identity(row))
+        complete = set(self.rows) <= set(self._met)
+        self._met.append(key)
+        if known is not None and figures(known) == figures(row):
             return known
-        facts = {key: value for key, value in details.items() if key != "curve"}
+        facts = {name: value for name, value in details.items() if name != "curve"}
         write_json(self.path / "rounds" / f"{self._stem(row)}.json", facts)
         self._write_curves()
-        self.rows[identity(row)] = row
-        if known is None:
+        self.rows[key] = row
+        if known is None and complete:
             self._append(row)
-        else:  # another version of torch or another machine: the table shows what is true now
-            lines = "".join(json.dumps(r) + "\n" for r in self.rows.values())
-            write_atomic(self.path / "rounds.jsonl", lines.encode())
+            return row
+        if known is not None:  # damaged, or found by another version of torch or on another machine
+            LOG.warning("%s on record had other figures; the table now shows what was found now", self._stem(row))
+        table = [self.rows[i] for i in dict.fromkeys([*self._met, *self.rows])]
+        write_atomic(self.path / "rounds.jsonl", "".join(json.dumps(r) + "\n" for r in table).encode())
         return row
 
     @staticmethod
@@ -91,8 +124,12 @@ class RunFolder:
 
     def _write_mask(self, row: Row, mask: Mask, parent: str | None) -> None:
         path = self.mask_path(row)
-        if not path.exists() or Mask.load(path).digest != mask.digest:
-            mask.save(path, round=row["round"], study=self.path.name, parent=parent)
+        try:
+            if path.exists() and Mask.load(path).digest == mask.digest:
+                return
+        except LotteryError as error:
+            LOG.warning("%s; written again from the mask found now", error)
+        mask.save(path, round=row["round"], study=self.path.name, parent=parent)
 
     def _append(self, row: Row) -> None:
         with (self.path / "rounds.jsonl").open("ab") as file:
@@ -106,3 +143,37 @@ class RunFolder:
         writer.writerow(CURVE_COLUMNS)
         writer.writerows(self._curves)
         write_atomic(self.path / "curves.csv", text.getvalue().encode())
+
+    def log_failure(self, error: Exception) -> None:
+        """Write what ended the study to study.log, with its traceback; on the terminal it is the caller's one line."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        text = f"{stamp}  {cause(error)}\n"
+        if not isinstance(error, Interrupted):
+            text += "".join(traceback.format_exception(error))
+        with (
+            suppress(OSError),
+            (self.path / "study.log").open("a", encoding="utf-8") as file,
+        ):  # a full disk may be what ended it
+            file.write(text)
+            if not isinstance(error, LotteryError):
+                error.add_note(f"the traceback is in {file.name}")
+
+
+def check_writable(folders: Mapping[str, Path]) -> None:
+    """Create the folders, each named by its configuration key, and try to write in them.
+
+    Raises ConfigError, naming the key, for the first that cannot be written to; then no folder is left that was new.
+    """
+    made: list[Path] = []
+    for key, folder in folders.items():
+        made = [*(path for path in (folder, *folder.parents) if not path.exists()), *made]
+        probe = folder / f".{uuid4().hex}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            for path in (probe, *made):
+                with suppress(OSError):
+                    path.unlink() if path is probe else path.rmdir()
+            raise ConfigError(f"{key}: cannot write to {folder}: {error.strerror}") from error

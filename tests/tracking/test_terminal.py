@@ -15,8 +15,9 @@ from lottery.ticket import Mask, Ticket
 from lottery.tracking.terminal import Terminal, duration, header, line
 
 ROW = {
-    "round": 3, "control": "reinit", "copy": 1, "density": 0.512, "kept": 7680, "train_accuracy": 0.9, "val_accuracy": None,
-    "test_accuracy": 0.8123, "early_stop_step": None, "early_stop_test_accuracy": None, "seconds": 2.25, "cached": False,
+    "round": 3, "control": "reinit", "copy": 1, "density": 0.512, "kept": 7680, "train_accuracy": 0.9,
+    "val_accuracy": None, "test_accuracy": 0.8123, "early_stop_step": None, "early_stop_test_accuracy": None,
+    "seconds": 2.25, "cached": False,
 }  # fmt: skip
 
 
