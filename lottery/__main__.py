@@ -95,7 +95,7 @@ class Arguments:
                     raise ConfigError(f"{name}: expected {'a file' if name == '--config' else 'a folder'} after it")
                 setattr(asked, VALUED[name], value)
             elif arg.startswith("-"):
-                raise ConfigError(f"{arg}: no such option{nearest(name, [*FLAGS, *VALUED])}; --help lists them")
+                raise ConfigError(f"{name}: no such option{nearest(name, [*FLAGS, *VALUED])}; --help lists them")
             elif not given and not arg.startswith("~"):
                 raise ConfigError(unknown_word(arg))
             else:

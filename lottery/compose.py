@@ -75,7 +75,11 @@ def hydra_opened(config_dir: str | None = None) -> Iterator[None]:
     Plugins.instance().register(OwnConfigs)
     GlobalHydra.instance().clear()
     OwnConfigs.folder = config_dir
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    try:
+        opened = initialize_config_dir(str(config_folder()), version_base="1.3")
+    finally:
+        OwnConfigs.folder = None
+    with opened:
         yield
 
 

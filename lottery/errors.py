@@ -46,14 +46,20 @@ def cause(error: BaseException) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean 'train.steps'?)` where one of the words is close to `word`, else nothing.
+    """` (did you mean 'train.steps'?)` where one of the words is close to `word`, else nothing."""
+    found = closest(word, words)
+    return f" (did you mean {found!r}?)" if found else ""
+
+
+def closest(word: str, words: Iterable[str]) -> str | None:
+    """The one of the words that was probably meant, if any is close.
 
     A dotted key may be meant by its last part alone (`lr`), a name by its beginning (`lenett` for lenet_300_100).
     """
-    known = list(words)
+    known = [name for name in words if name != word]
     last = {key.rpartition(".")[2]: key for key in reversed(known)}  # of several with the same end the first stays
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     close = close or [last[name] for name in difflib.get_close_matches(word, last, n=1, cutoff=0.6)]
     if not close and len(word) > 3:
-        close = [name for name in known if name.startswith(word[: max(3, len(word) - 2)])][:1]
-    return f" (did you mean {close[0]!r}?)" if close and close[0] != word else ""
+        close = [name for name in known if name.startswith(word[: max(3, len(word) - 2)])]
+    return close[0] if close else None

@@ -19,7 +19,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from lottery.errors import cause, nearest
+from lottery.errors import cause, closest, nearest
 
 Groups = Mapping[str, Sequence[str]]  # config group -> its options
 Base = Callable[[], DictConfig]  # a sound configuration, for the keys there are; asked for only where it is needed
@@ -106,14 +106,16 @@ def unknown_key(key: str, base: Base, groups: Groups, parent: DictConfig | None 
     """A key or a group that does not exist. `parent` is the node that has no such key, where it is known."""
     if key == "exp":
         return "exp: an experiment is added with a plus: +exp=NAME"
-    path, sound = key.rpartition(".")[0], base()
+    (path, _, last), sound = key.rpartition("."), base()
     node = OmegaConf.select(sound, path) if path and parent is None else parent
-    siblings = names(node, key) if path and isinstance(node, DictConfig) else []
-    # Neither the key's own parents are meant, nor what `+` may have added under it.
-    others = (name for name in [*keys(sound), *groups] if not f"{name}.".startswith(f"{key}."))
-    known = [name for name in others if not key.startswith(f"{name}.")]
-    listing = f"; {path} has {', '.join(siblings)}" if siblings else ""
-    return f"{key}: no such key{nearest(key, known)}{listing}"
+    siblings = names(node, last) if path and isinstance(node, DictConfig) else []
+    if siblings:
+        meant = closest(last, siblings)
+        hint = f" (did you mean '{path}.{meant}'?)" if meant else ""
+        return f"{key}: no such key{hint}; {path} has {', '.join(siblings)}"
+    # What `+` may have added under the key itself is not meant.
+    known = [name for name in [*keys(sound), *groups] if not f"{name}.".startswith(f"{key}.")]
+    return f"{key}: no such key{nearest(key, known)}"
 
 
 def missing_option(error: MissingConfigException, groups: Groups) -> str:
@@ -126,8 +128,8 @@ def missing_option(error: MissingConfigException, groups: Groups) -> str:
 
 
 def names(node: DictConfig, but: str = "") -> list[str]:
-    """A node's own keys, without `_target_` and its kin, and without the last part of `but`."""
-    return [str(name) for name in node if not str(name).startswith("_") and name != but.rpartition(".")[2]]
+    """A node's own keys, without `_target_` and its kin, and without `but`."""
+    return [str(name) for name in node if not str(name).startswith("_") and name != but]
 
 
 def typed(node: Any) -> bool:

@@ -34,7 +34,10 @@ def run(cfg: DictConfig, stop: StopFlag) -> int:
 
     if stop:
         raise Interrupted(stop.signum or 0, "before the study began")
-    Study(cfg, stop).run()
+    try:
+        Study(cfg, stop).run()
+    except SystemExit as error:  # Lightning exits so after a second Ctrl-C, rich when its reader has left
+        raise (error.__context__ or error) from None
     return 0
 
 

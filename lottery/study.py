@@ -46,7 +46,7 @@ class Study:
         self.method = typed_method(cfg.method)
         self.key = study_key(cfg)
         self.folder = RunFolder(Path(self.config.paths.runs) / self.config.name / self.key)
-        self.stop = stop or StopFlag()
+        self.stop = StopFlag() if stop is None else stop  # a flag is false until it is set
         self.terminal = Terminal(live=self.config.trainer.progress)
         self.probes = {name: made(node, f"probes.{name}") for name, node in (self.config.probes or {}).items()}
         self._warned: set[str] = set()

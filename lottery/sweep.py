@@ -93,7 +93,7 @@ def launched(overrides: Sequence[str], config_dir: str | None) -> int:
     jobs = [job for batch in batches or [] for job in batch]
     for job in jobs:
         if job.return_value:  # what it printed is in the launcher's log
-            logs = job.hydra_cfg.hydra.sweep.dir
+            logs = job.hydra_cfg.hydra.runtime.output_dir
             print(f"lottery: {' '.join(job.overrides)}: exit status {job.return_value}; see {logs}", file=sys.stderr)
     return max((job.return_value for job in jobs), default=0)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def convolutional(*, shape: tuple[int, ...], classes: int, dropout: float = 0.25) -> nn.Sequential:
-    """Two convolutions with batch normalisation, dropout, and a linear layer: 936 weights on 1x8x8 images."""
+    """Two convolutions with batch normalisation, dropout, and a linear layer: 644 weights on 1x8x8 images."""
     channels, height, width = shape
     return nn.Sequential(
         OrderedDict(

@@ -78,11 +78,16 @@ def setting(
     return make
 
 
+def terminated_at(at: int) -> Callable[[int], object]:
+    """Has the process told to end while it does the update of step `at`."""
+    return lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == at else None
+
+
 def test_interrupted_at_every_step(setting: Callable[..., Setting], on_batch: list[Callable[[int], object]]) -> None:
     training = setting(*EVERYTHING)
     expected = results(training.train("undisturbed"))
     for at in range(30):
-        on_batch[:] = [lambda step, at=at: os.kill(os.getpid(), signal.SIGTERM) if step == at else None]
+        on_batch[:] = [terminated_at(at)]
         with pytest.raises(Interrupted, match=f"SIGTERM at step {at + 1}; .*same command continues") as caught:
             training.train("store")
         assert caught.value.exit_status == 143
@@ -182,7 +187,7 @@ def test_a_damaged_checkpoint_starts_the_training_again_with_a_warning(
     monkeypatch.setattr(logging.getLogger("lottery"), "propagate", True)
     training = setting(*EVERYTHING)
     expected = results(training.train("undisturbed"))
-    on_batch.append(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 17 else None)
+    on_batch.append(terminated_at(17))
     with pytest.raises(Interrupted):
         training.train("store")
     on_batch.clear()
@@ -231,7 +236,7 @@ def test_steps_kept_before_the_interruption_are_vouched_for_by_their_digests(
 ) -> None:
     training = setting(*EVERYTHING)
     undisturbed = training.train("undisturbed")
-    on_batch.append(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 17 else None)
+    on_batch.append(terminated_at(17))
     with pytest.raises(Interrupted):
         training.train("store", (4,))
     on_batch.clear()
@@ -249,7 +254,7 @@ def test_steps_kept_for_another_rewind_point_are_not_lost(
 ) -> None:
     training = setting(*EVERYTHING)
     expected = training.train("undisturbed")
-    on_batch.append(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 17 else None)
+    on_batch.append(terminated_at(17))
     with pytest.raises(Interrupted):
         training.train("store", (4,))
     on_batch.clear()

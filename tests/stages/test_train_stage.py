@@ -74,7 +74,7 @@ def test_a_training_is_done_once(make_lab: Callable[..., Lab], starts: list[Star
         ("optim.lr=0.06",), ("train.steps=31it",), ("train.batch_size=17",), ("train.eval_every=5it",),
         ("train.precision=bf16",), ("train.channels_last=true",), ("train.drop_last=true",),
         ("schedule.warmup=3it",), ("seeds.order=1",), ("seeds.split=1",), ("data.crop=1",), ("data.limit=95",),
-        ("optim.clip_norm=1",), ("train.eval_batch_size=7",), ("data.scaling=none",), ("prunable.exclude=[fc]",),
+        ("optim.clip_norm=1",), ("train.eval_batch_size=7",), ("data.scaling=l2",), ("prunable.exclude=[fc]",),
     ],
     ids=lambda overrides: overrides[0],
 )  # fmt: skip
@@ -103,7 +103,7 @@ def test_same_mask_and_seeds_in_two_stores_give_the_same_bits(
     make_lab: Callable[..., Lab], half: Callable[..., Mask]
 ) -> None:
     """T1.5: a round that prunes nothing repeats the round before it."""
-    outcomes = []
+    outcomes: list[Trained] = []
     for runs in ("one", "two"):
         lab = make_lab(*MOMENTUM, *AUGMENTED, runs=runs)
         torch.manual_seed(len(outcomes))  # whatever state the global generator is in
@@ -147,7 +147,7 @@ def test_asking_for_a_step_that_was_not_kept(make_lab: Callable[..., Lab]) -> No
         trained.at(8)
 
 
-@pytest.mark.parametrize("name", ["result.json", "state.safetensors", "state_00000007.safetensors", "DONE"])
+@pytest.mark.parametrize("name", ["result.json", "state.safetensors", "state_00000007.safetensors"])
 @pytest.mark.parametrize("how", ["a byte", "missing", "truncated"])
 def test_an_altered_result_is_refused(make_lab: Callable[..., Lab], name: str, how: str) -> None:
     lab = make_lab()
@@ -155,18 +155,25 @@ def test_an_altered_result_is_refused(make_lab: Callable[..., Lab], name: str, h
     data = (folder / name).read_bytes()
     if how == "missing":
         (folder / name).unlink()
-        if name == "DONE":
-            pytest.skip("without DONE it is unfinished work")
     else:
-        (folder / name).write_bytes(changed(data, -80) if how == "a byte" else data[: len(data) // 2])
+        (folder / name).write_bytes(changed(data) if how == "a byte" else data[: len(data) // 2])
 
     def use(trained: Trained) -> None:
         trained.state.tensors()
         trained.at(7).tensors()
 
-    with pytest.raises(LotteryError, match=str(folder)) as caught:
+    with pytest.raises(LotteryError, match=str(folder / name)) as caught:
         use(make_lab().train(lab.initial, keep=[7]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"result.json": "0123"}', "no json"])
+def test_a_seal_that_does_not_vouch_for_the_result_is_refused(make_lab: Callable[..., Lab], content: str) -> None:
+    lab = make_lab()
+    folder = lab.train(lab.initial).folder
+    (folder / "DONE").write_text(content)
+    with pytest.raises(LotteryError, match=r"result\.json: changed since the stage was finished; remove the folder"):
+        lab.train(lab.initial)
 
 
 def test_a_network_without_momentum_keeps_an_empty_optimizer_state(make_lab: Callable[..., Lab]) -> None:
@@ -287,13 +294,17 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_last_checkpoint_stays(
 
 
 def test_slurm_is_not_detected(
-    make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    """anchors E.3: under SLURM Lightning would install handlers of its own and load another round's checkpoint."""
+    make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder,
+    capfd: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    """anchors E.3: under SLURM Lightning would install handlers of its own, and complain about srun and tasks."""
     expected = make_lab(runs="undisturbed").train(make_lab().initial)
     slurm = {"NTASKS": "4", "JOB_NAME": "lottery", "JOB_ID": "17", "NNODES": "2", "NTASKS_PER_NODE": "2", "PROCID": "0"}
     for name, value in (slurm | {"LOCALID": "0", "NODEID": "0", "NODELIST": "n[1-2]"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     handlers: list[object] = []
     measure = MaskedTraining.measure
 
@@ -305,6 +316,8 @@ def test_slurm_is_not_detected(
     lab = make_lab()
     assert lab.train(lab.initial).result["state_digest"] == expected.result["state_digest"]
     assert set(handlers) == {signal.SIG_DFL}
+    assert capfd.readouterr() == ("", "")
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_an_exception_inside_a_training_comes_out_as_it_is_and_can_be_run_again(

@@ -81,4 +81,4 @@ def test_milestones_during_the_warm_up_count_when_it_ends() -> None:
 )
 def test_schedules_that_cannot_be(options: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError, match=f"^{key}: got "):
-        rate(**options)
+        rate(**options)  # type: ignore[arg-type]

@@ -169,6 +169,20 @@ def test_masked_weights_without_a_gradient_are_passed_over() -> None:
     assert set(optimizer_state(optimizer, network)) >= {"output.weight/momentum_buffer"}
 
 
+def test_what_the_optimizer_remembers_of_a_pruned_weight_does_not_bring_it_back() -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(9, 5)
+    optimizer = build_optimizer(Optim(momentum=0.9), network)
+    network(torch.randn(4, 9)).square().sum().backward()
+    optimizer.step()  # dense, so that every weight has momentum
+    mask = Mask({"weight": torch.rand(5, 9) < 0.5})
+    masked_step = MaskedStep(network, mask)
+    for _ in range(3):
+        network(torch.randn(4, 9)).square().sum().backward()
+        masked_step(optimizer)
+        assert not pruned_values(snapshot(network), mask).any()
+
+
 def test_optimizer_state_is_masked_slot_by_slot() -> None:
     mask = Mask({"a.weight": torch.tensor([True, False, True])})
     state = {
@@ -209,8 +223,13 @@ def test_optimizer_state_put_back_continues_bit_for_bit(options: Optim, layout: 
 
 
 def test_stop_and_due_are_asked_after_every_step(make_lab: Callable[..., Lab]) -> None:
-    lab, asked = make_lab(), []
-    module = training(lab, lab.initial, hooks=Hooks(due=lambda step: bool(asked.append(step)) or step == 4))
+    lab, asked = make_lab(), list[int]()
+
+    def due(step: int) -> bool:
+        asked.append(step)
+        return step == 4
+
+    module = training(lab, lab.initial, hooks=Hooks(due=due))
     assert len(module.advance(9)) == 4
     assert asked == [1, 2, 3, 4]
     module.hooks.stop = lambda: True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from lottery.training.evaluate import evaluate
 from lottery.training.module import MaskedTraining, NonFiniteLoss, Progress, snapshot
 
 
-def points(curve: list[list[object]], split: str) -> dict[int, object]:
-    return {point[0]: point[2] for point in curve if point[1] == split}  # type: ignore[misc]
+def points(curve: list[list[Any]], split: str) -> dict[int, float]:
+    return {point[0]: point[2] for point in curve if point[1] == split}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_the_early_stop_test_accuracy_is_that_of_the_network_at_that_step(make_l
     lab = make_lab("optim.lr=2.5", *MOMENTUM)  # so high that the loss goes up again
     trained = lab.train(lab.initial, keep=[10, 20])
     validation = points(trained.result["curve"], "validation")
-    best = min(validation, key=lambda step: validation[step])  # type: ignore[type-var]
+    best = min(validation, key=lambda step: validation[step])
     assert trained.result["early_stop_step"] == best
     states = {0: lab.initial.state, 10: trained.at(10), 20: trained.at(20), 30: trained.state}
     network = lab.network(0)
