@@ -16,7 +16,8 @@ from command_line_tools import QUICK, call, command, environment, listing, run_f
 from omegaconf import DictConfig, OmegaConf
 
 from lottery import __version__
-from lottery.__main__ import COMMANDS, Arguments
+from lottery.__main__ import COMMANDS
+from lottery.arguments import Arguments
 from lottery.compose import groups
 from lottery.data.tensors import TensorStream
 from lottery.training.signals import HANDLED
@@ -82,13 +83,18 @@ def test_a_command_gets_the_other_arguments_and_gives_the_exit_status(
 
 
 def test_options_may_stand_anywhere() -> None:
-    asked = Arguments.parse(["a=1", "-m", "--config-dir", "own", "~b", "--cfg"])
-    assert asked == Arguments(["a=1", "~b"], config_dir="own", show=True, sweep=True)
-    assert Arguments.parse(["--config-dir=own", "--multirun", "--cfg", "a=1", "~b"]) == asked
+    asked = Arguments.parse(["a=1", "-m", "--config-dir", "own", "~b", "-h"])
+    assert asked == Arguments(["a=1", "~b"], config_dir="own", help=True, sweep=True)
+    assert Arguments.parse(["--config-dir=own", "--multirun", "--help", "a=1", "~b"]) == asked
 
 
-def test_a_saved_configuration_is_no_sweep() -> None:
-    assert call("-m", "--config", "config.yaml").status == 2
+@pytest.mark.parametrize(
+    "args", [("-m", "--config", "config.yaml"), ("--config", "config.yaml", "--config-dir", "own"), ("-m", "--cfg")]
+)
+def test_options_that_exclude_each_other(args: tuple[str, ...]) -> None:
+    outcome = call(*args)
+    assert outcome.status == 2
+    assert outcome.line.startswith("lottery: --c")
 
 
 # -- configurations ----------------------------------------------------------------------------------------------------
@@ -196,13 +202,15 @@ def test_a_sweep_that_cannot_be_planned(override: str, expected: str, tmp_path: 
 def test_a_launcher_of_hydra_runs_the_studies(tmp_path: Path) -> None:
     """Submitit's own, on this machine; its files lie under the runs, and what failed is told in one line."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    sweep = ("-m", "hydra/launcher=submitit_local", *QUICK, "optim.lr=0.1,1e30")
+    (tmp_path / "own" / "exp").mkdir(parents=True)
+    (tmp_path / "own" / "exp" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    sweep = ("-m", "hydra/launcher=submitit_local", "--config-dir", "own", "+exp=mine", *QUICK, "optim.lr=0.1,1e30")
     outcome = spawn(*sweep, cwd=tmp_path)
     assert outcome.status == 1, outcome
     assert "optim.lr=1e+30" in outcome.line
     assert f"exit status 1; see {tmp_path}/runs/.sweeps/" in outcome.line
-    assert len(list((tmp_path / "runs" / "study").glob("*/rounds.jsonl"))) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    assert len(list((tmp_path / "runs" / "mine").glob("*/rounds.jsonl"))) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "runs"]
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------
@@ -316,9 +324,10 @@ def test_a_signal_while_a_process_trains(tmp_path: Path) -> None:
     assert list((tmp_path / "runs" / ".store").rglob("checkpoint.safetensors"))
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
-    """As in `python -m lottery --help | head -1`."""
-    process = started("--help", cwd=tmp_path)
+@pytest.mark.parametrize("args", [("--help",), pytest.param(QUICK, marks=pytest.mark.slow)])
+def test_a_reader_that_leaves_is_no_error(args: tuple[str, ...], tmp_path: Path) -> None:
+    """As in `python -m lottery ... | head -1`."""
+    process = started(*args, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()

@@ -8,7 +8,7 @@ A pinned key fails when a default, an option's name or the stage's own inputs ch
 - else undo the change: every stored result would be computed again for nothing.
 
 Everything here runs on embedded data whose bytes are the same everywhere. The pinned stage keys are those of weights
-that are all zero, since drawn weights differ in their last bits between processors (and so do their keys, as they must).
+that are all zero: drawn weights differ in their last bits between processors, and so do their keys, as they must.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def test_the_list_of_what_cannot_change_a_number_names_existing_options() -> Non
 
 NEUTRAL = [
     "name=other", "tracker=none", "tracker.project=mine", "tracker.tags=[a]", "trainer=cpu", "trainer.threads=2",
-    "trainer.progress=false", "paths.runs=/elsewhere/runs", "paths.data=/elsewhere/data", "paths.store=/elsewhere/store",
-    "train.checkpoint_minutes=1", "train.checkpoint_steps=100", "data.workers=3",
+    "trainer.progress=false", "paths.runs=/elsewhere/runs", "paths.data=/elsewhere/data",
+    "paths.store=/elsewhere/store", "train.checkpoint_minutes=1", "train.checkpoint_steps=100", "data.workers=3",
 ]  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What the presets ask for, against the papers' tables; and the losses of each recipe's first 20 steps.
 
-Numbers: shared/specs/methods.md, sections 0.1, 0.2, 1, 2.1 and 2.4 (there with their sources); the counts of weights are
-taken from networks that are really built. Golden losses (golden.json beside this file) guard the training itself: a
-change of code that moves them has changed every result. If it is meant to, raise VERSION in lottery/stages/train.py
+Numbers: shared/specs/methods.md, sections 0.1, 0.2, 1, 2.1 and 2.4 (there with their sources); the counts of weights
+are taken from networks that are really built. Golden losses (golden.json beside this file) guard the training itself:
+a change of code that moves them has changed every result. If it is meant to, raise VERSION in lottery/stages/train.py
 and write them anew, then look at the difference before it is committed:
 
     GOLDEN=write python -m pytest tests/reference/test_recipes.py -k golden
@@ -32,7 +32,6 @@ from lottery.training.signals import StopFlag
 GOLDEN = Path(__file__).with_name("golden.json")
 # Training images of the published splits, before any is held out.
 IMAGES = {"mnist": 60_000, "cifar10": 50_000}
-CONV, FC_OUT = "conv*", "output"
 
 
 @cache
@@ -80,39 +79,40 @@ class Row:
     bn_scale: str | None = None
 
 
-ADAM, SGD = "adam", "sgd"
-LENET_RATES, CONV_RATES = {"": 0.2, FC_OUT: 0.1}, {"": 0.2, CONV: 0.1, FC_OUT: 0.1}
-CONV2 = Row("cifar10", 5000, "standard", False, "glorot_normal", 20_000, 60, (ADAM, 2e-4, 0.0, 0.0), (), "layer",
+LENET_RATES, CONV_RATES = {"": 0.2, "output": 0.1}, {"": 0.2, "conv*": 0.1, "output": 0.1}
+LENET = Row("mnist", 5000, "unit", False, "glorot_normal", 50_000, 60, ("adam", 1.2e-3, 0.0, 0.0), (), "layer",
+            LENET_RATES, 266_200, 266_200)  # fmt: skip
+CONV2 = Row("cifar10", 5000, "standard", False, "glorot_normal", 20_000, 60, ("adam", 2e-4, 0.0, 0.0), (), "layer",
             CONV_RATES, 4_300_992, 4_300_992)  # fmt: skip
-RESNET = Row("cifar10", 5000, "standard", True, "glorot_normal", 30_000, 128, (SGD, 0.1, 0.9, 1e-4), (20_000, 25_000),
-             "global", {"": 0.2}, 267_696, 270_896, bn_scale="one")  # fmt: skip
-# 160 epochs in the text, 112K steps in the table; an epoch of 45,000 images in batches of 64 has 704 steps.
-VGG19 = Row("cifar10", 5000, "standard", True, "glorot_normal", 112_000, 64, (SGD, 0.1, 0.9, 1e-4), (80 * 704, 120 * 704),
-            "global", {"": 0.2}, 20_018_880, 20_024_000, bn_scale="one")  # fmt: skip
-OPENLTH = Row("cifar10", 0, "standard", True, "kaiming_normal", 160 * 391, 128, (SGD, 0.1, 0.9, 1e-4),
-              (80 * 391, 120 * 391), "global", {"": 0.2}, 270_896, 270_896, count="openlth", bn_scale="uniform")  # fmt: skip
+CONV4 = replace(CONV2, total=25_000, optim=("adam", 3e-4, 0.0, 0.0), prunable=2_425_024, weights=2_425_024)
+CONV6 = replace(CONV4, total=30_000, rates=CONV_RATES | {"conv*": 0.15}, prunable=2_261_184, weights=2_261_184)
+RESNET = Row("cifar10", 5000, "standard", True, "glorot_normal", 30_000, 128, ("sgd", 0.1, 0.9, 1e-4),
+             (20_000, 25_000), "global", {"": 0.2}, 267_696, 270_896, bn_scale="one")  # fmt: skip
+# "112K it (160 ep), drops at 80/120 ep": an epoch of 45,000 images in batches of 64 has 704 steps.
+VGG19 = replace(RESNET, total=112_000, batch=64, drops=(80 * 704, 120 * 704), prunable=20_018_880, weights=20_024_000)
+# Nothing held out: epochs of 50,000 images in batches of 128 have 391 steps, of 60,000 images 469.
+RENDA = replace(RESNET, validation=0, init="kaiming_normal", total=182 * 391, optim=("sgd", 0.1, 0.9, 2e-4),
+                drops=(91 * 391, 136 * 391), prunable=270_896, rewind=52 * 391)  # fmt: skip
+OPENLTH = replace(RENDA, total=160 * 391, optim=("sgd", 0.1, 0.9, 1e-4), drops=(80 * 391, 120 * 391), rewind=0,
+                  count="openlth", bn_scale="uniform")  # fmt: skip
+OPENLTH_LENET = Row("mnist", 0, "standard", False, "kaiming_normal", 40 * 469, 128, ("sgd", 0.1, 0.0, 0.0), (),
+                    "global", {"": 0.2}, 265_200, 266_200, count="openlth")  # fmt: skip
 
 TABLE = {
-    "lth_lenet": Row("mnist", 5000, "unit", False, "glorot_normal", 50_000, 60, (ADAM, 1.2e-3, 0.0, 0.0), (), "layer",
-                     LENET_RATES, 266_200, 266_200),
+    "lth_lenet": LENET,
     "lth_conv2": CONV2,
-    "lth_conv4": Row("cifar10", 5000, "standard", False, "glorot_normal", 25_000, 60, (ADAM, 3e-4, 0.0, 0.0), (),
-                     "layer", CONV_RATES, 2_425_024, 2_425_024),
-    "lth_conv6": Row("cifar10", 5000, "standard", False, "glorot_normal", 30_000, 60, (ADAM, 3e-4, 0.0, 0.0), (),
-                     "layer", CONV_RATES | {CONV: 0.15}, 2_261_184, 2_261_184),
+    "lth_conv4": CONV4,
+    "lth_conv6": CONV6,
     "lth_resnet20": RESNET,
     "lth_vgg19": VGG19,
-    "stabilizing_resnet20": Row(**{**vars(RESNET), "rewind": 500}),
-    "stabilizing_vgg19": Row(**{**vars(VGG19), "rewind": 100}),
-    "renda_resnet20": Row("cifar10", 0, "standard", True, "kaiming_normal", 182 * 391, 128, (SGD, 0.1, 0.9, 2e-4),
-                          (91 * 391, 136 * 391), "global", {"": 0.2}, 270_896, 270_896, rewind=52 * 391, bn_scale="one"),
-    "openlth_lenet": Row("mnist", 0, "standard", False, "kaiming_normal", 40 * 469, 128, (SGD, 0.1, 0.0, 0.0), (),
-                         "global", {"": 0.2}, 265_200, 266_200, count="openlth"),
+    "stabilizing_resnet20": replace(RESNET, rewind=500),
+    "stabilizing_vgg19": replace(VGG19, rewind=100),
+    "renda_resnet20": RENDA,
+    "openlth_lenet": OPENLTH_LENET,
     "openlth_resnet20": OPENLTH,
-    "openlth_vgg16": Row(**{**vars(OPENLTH), "prunable": 14_710_464, "weights": 14_715_584}),
-    "glth_lenet": Row("mnist", 0, "l2", False, "glorot_normal", 50_000, 64, (SGD, 0.1, 0.0, 0.0), (), "layer",
-                      LENET_RATES, 266_200, 266_200, count="glth"),
-}  # fmt: skip
+    "openlth_vgg16": replace(OPENLTH, prunable=14_710_464, weights=14_715_584),
+    "glth_lenet": replace(LENET, validation=0, scaling="l2", batch=64, optim=("sgd", 0.1, 0.0, 0.0), count="glth"),
+}
 
 
 def asked_for(config: Config) -> Row:
@@ -184,6 +184,10 @@ def test_renda_steps_are_the_released_ones() -> None:
     assert resolved.lr(resolved.total - 1) == pytest.approx(0.001)
 
 
+def layer_rate(method: dict[str, Any], name: str) -> float:
+    return next((rate for layer, rate in method["rates"].items() if name.startswith(layer.rstrip("*"))), method["rate"])
+
+
 @pytest.mark.parametrize(
     ("name", "printed"),
     [
@@ -199,15 +203,13 @@ def test_density_of_all_weights_is_the_papers_axis(name: str, printed: dict[int,
     """P_m in closed form: each prunable layer shrinks by its rate, what is never pruned stays."""
     config = preset(name)
     net, method = network(config), config.method
-    sizes = {key: shape.numel() for key, shape in prunable(net, config.prunable.exclude).items()}
-    rates = {key: next((r for p, r in method["rates"].items() if key.startswith(p.rstrip("*"))), method["rate"]) for key in sizes}  # fmt: skip
-    total = all_weights(net)
-    counted = total if method["count"] == "openlth" else sum(sizes.values())  # OpenLTH takes 20 % of all that is left
+    sizes = {name: shape.numel() for name, shape in prunable(net, config.prunable.exclude).items()}
+    total, never = all_weights(net), all_weights(net) - sum(sizes.values())
     for k, percent in printed.items():
-        if method["count"] == "openlth":
-            kept = counted * (1 - method["rate"]) ** k
+        if method["count"] == "openlth":  # which takes its fraction of all that is left, the kept layers included
+            kept = total * (1 - method["rate"]) ** k
         else:
-            kept = total - counted + sum(size * (1 - rates[key]) ** k for key, size in sizes.items())
+            kept = never + sum(size * (1 - layer_rate(method, name)) ** k for name, size in sizes.items())
         assert round(100 * kept / total, 2) == pytest.approx(percent, abs=0.011)
     assert max(printed) <= method["rounds"], "the preset goes as far as the published points"
 
@@ -217,8 +219,8 @@ def test_density_of_all_weights_is_the_papers_axis(name: str, printed: dict[int,
 SHORT = ["data=digits", "train.steps=20it", "train.eval_every=1it", "rewind.to=init"]
 # Small, and of small batches, for a reason: a ReLU network is no continuous function of rounding. Once an activation
 # lies within 1e-7 of zero, and of a hundred thousand one does, processors disagree on its gradient, and soon on
-# everything (seed 2 has none such in these steps). Likewise eps below: without it Adam divides rounding by rounding. With
-# these rates and decays each option moves the losses by 6e-4 or more, so that the tolerance misses no change.
+# everything (seed 2 has none such in these steps). Likewise eps below: without it Adam divides rounding by rounding.
+# With these rates and decays each option moves the losses by 6e-4 or more, so that the tolerance misses no change.
 RESNET8 = [
     "model.depth=8", "model.width=4", "train.batch_size=32", "data.flip=true", "data.crop=1", "optim.lr=0.03", "seed=2",
 ]  # fmt: skip
