@@ -29,6 +29,10 @@ from lottery.errors import ConfigError, cause
 from lottery.explain import described, explain, unknown_key, unreadable
 
 
+# Groups in which a preset sets single keys, and an option chosen on the command line is meant as a whole.
+CHOSEN = {"rewind", "optim", "schedule"}
+
+
 def config_folder() -> Path:
     """Where the project's own configs lie: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
@@ -104,7 +108,20 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> DictCon
             raise ConfigError(f"{override}: launchers and their options are for sweeps: add -m and a launcher")
     with hydra_opened(config_dir), explained(overrides, config_dir):
         cfg = compose("config", overrides=list(overrides))
+        choose_(cfg, overrides, config_dir)
     return checked(cfg, config_dir)
+
+
+def choose_(cfg: DictConfig, overrides: Sequence[str], config_dir: str | None = None) -> None:
+    """Let what the command line chooses win over what a preset sets: `rewind=init` means the initial weights.
+
+    Hydra merges a preset's values over any option of the group; a key given by itself (rewind.to=2ep) still wins.
+    """
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    for group in CHOSEN & set(given):
+        for key, value in OmegaConf.load(found_in(group, given[group], config_dir)).items():  # type: ignore[union-attr]
+            if f"{group}.{key}" not in given:
+                cfg[group][key] = value
 
 
 def is_hydra(override: str) -> bool:

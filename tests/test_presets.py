@@ -187,6 +187,9 @@ ARMS = [  # what is added to +exp=renda_resnet20, and the policy that it must be
     (["rewind=finetune"], {"to": "52ep", "schedule": "keep"} | KEPT),
     (["rewind=lr", "rewind.to=32ep"], {"to": "32ep", "schedule": "rewind"} | KEPT),
     (["rewind.to=init"], {"to": "init", "weights": "rewind", "schedule": "rewind"}),
+    (["rewind=init"], {"to": "init", "weights": "rewind", "schedule": "rewind"}),
+    (["rewind=weights"], {"to": "52ep", "weights": "rewind", "schedule": "rewind"}),
+    (["rewind=init", "rewind.to=2ep"], {"to": "2ep", "weights": "rewind", "schedule": "rewind"}),
 ]
 
 
@@ -211,3 +214,10 @@ def test_the_arms_of_renda_start_where_they_say(tmp_path: Path) -> None:
     assert trained.state not in (trained.at(0), trained.at(1))
     assert [(round.ticket.step, round.ticket.steps) for round in ticket.values()] == [(1, 1)] * 3
     assert [arm for arm, round in ticket.items() if round.ticket.hold_lr] == ["finetune"]
+
+
+def test_an_option_chosen_on_the_command_line_wins_over_the_preset() -> None:
+    cfg = composed(["+exp=lth_conv2", "optim=sgd"])
+    assert (cfg.optim.name, cfg.optim.lr) == ("sgd", 0.1)  # not Conv-2's Adam rate of 2e-4
+    assert composed(["+exp=lth_conv2", "optim=sgd", "optim.lr=0.3"]).optim.lr == 0.3
+    assert composed(["+exp=lth_conv2"]).optim.lr == 2e-4
