@@ -28,7 +28,6 @@ from lottery.config import Config, check, method_options, register, study_key
 from lottery.errors import ConfigError, cause
 from lottery.explain import described, explain, unknown_key, unreadable
 
-
 # Groups in which a preset sets single keys, and an option chosen on the command line is meant as a whole.
 CHOSEN = {"rewind", "optim", "schedule"}
 
@@ -119,9 +118,9 @@ def choose_(cfg: DictConfig, overrides: Sequence[str], config_dir: str | None = 
     """
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
     for group in CHOSEN & set(given):
-        for key, value in OmegaConf.load(found_in(group, given[group], config_dir)).items():  # type: ignore[union-attr]
-            if f"{group}.{key}" not in given:
-                cfg[group][key] = value
+        option = OmegaConf.to_container(OmegaConf.load(found_in(group, given[group], config_dir)))
+        assert isinstance(option, dict)
+        cfg[group].update({key: option[key] for key in map(str, option) if f"{group}.{key}" not in given})
 
 
 def is_hydra(override: str) -> bool:

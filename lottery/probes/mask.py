@@ -16,9 +16,7 @@ def overlap(round: Round, previous: Round | None) -> dict[str, float]:
     ours, theirs = round.mask, previous.mask
     common = sum(int((ours[name] & theirs[name]).sum()) for name in ours)
     both = ours.kept + theirs.kept
-    chance = sum(
-        ours.layer_density[name] * theirs.layer_density[name] * kept.numel() for name, kept in ours.items()
-    )
+    chance = sum(ours.layer_density[name] * theirs.layer_density[name] * kept.numel() for name, kept in ours.items())
     return {
         "mask_iou_previous": common / (both - common) if both > common else 1.0,
         "mask_iou_chance": chance / (both - chance) if both > chance else 1.0,

@@ -21,11 +21,12 @@ from lottery.ticket import Mask
 
 ROOT = Path(__file__).parents[2]
 STUDY = (
-    "+exp=imp_rewind", "data=digits", "data.limit=400", "model.hidden=[30,20]", "method.rounds=2", "train.steps=400it",
-    "train.batch_size=50", "train.eval_every=50it", "train.checkpoint_steps=40", "rewind.to=70it", "tracker=none",
-    "trainer=cpu", "trainer.progress=false", "trainer.threads=1", "optim.weight_decay=1e-3",
+    "+exp=imp_rewind", "data=digits", "data.limit=400", "model.hidden=[30,20]", "optim.weight_decay=1e-3",
+    "method.rounds=2", "train.steps=300it", "train.batch_size=50", "train.eval_every=50it", "rewind.to=70it",
+    "train.checkpoint_steps=35", "controls.reinit=0", "tracker=none",
+    "trainer=cpu", "trainer.progress=false", "trainer.threads=1",
 )  # fmt: skip
-TRAININGS = 1 + 2 * 3
+TRAININGS = 1 + 2 * 2
 PATIENCE = 300  # seconds, for a machine with many other things to do
 
 
