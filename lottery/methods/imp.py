@@ -36,6 +36,15 @@ class IMP:
         if self.scope not in ("global", "layer"):
             raise ConfigError.of("method.scope", self.scope, "global or layer")
 
+    def check(self, lab: Lab) -> None:
+        """Raise ConfigError for what `prune` would refuse once the dense network is trained: patterns, scope, count."""
+        mask = lab.initial.mask
+        any_scores = {name: kept.float() for name, kept in mask.items()}
+        try:
+            lab.prune(mask, any_scores, self.rate, rates=self.rates, scope=self.scope, count=self.count)
+        except ConfigError as error:
+            raise ConfigError(f"method.{error}") from error
+
     def __call__(self, lab: Lab) -> Iterator[Round]:
         """Round 0 is the dense network; round k has been pruned k times."""
         rewind = lab.rewind

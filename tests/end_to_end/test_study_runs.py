@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import AUGMENTED, MOMENTUM, STEPWISE
 from omegaconf import DictConfig
 from torch import nn
-from training_tools import Start, assert_same_bits
+from training_tools import AUGMENTED, MOMENTUM, STEPWISE, Start, assert_same_bits
 
 from lottery.errors import Interrupted, LotteryError
 from lottery.study import Study

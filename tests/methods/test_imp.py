@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import MOMENTUM
-from training_tools import Start, assert_pruned_are_zero, assert_same_bits
+from training_tools import MOMENTUM, Start, assert_pruned_are_zero, assert_same_bits
 
 from lottery.errors import ConfigError
 from lottery.methods.imp import IMP

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import AUGMENTED, MOMENTUM
 from torch import nn
-from training_tools import Start, assert_pruned_are_zero, assert_same_bits
+from training_tools import AUGMENTED, MOMENTUM, Start, assert_pruned_are_zero, assert_same_bits
 
 from lottery.data.tensors import TensorStream
 from lottery.stages.lab import Lab

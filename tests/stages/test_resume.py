@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import AUGMENTED, MOMENTUM, STEPWISE
-from training_tools import Start, assert_same_bits
+from training_tools import AUGMENTED, MOMENTUM, STEPWISE, Start, assert_same_bits
 
 from lottery.errors import Interrupted, LotteryError
 from lottery.files import write_json
@@ -29,8 +28,7 @@ from lottery.training.signals import HANDLED, StopFlag
 EVERYTHING = (*MOMENTUM, *AUGMENTED, *STEPWISE)
 RECIPES = {
     "nesterov": (*EVERYTHING, "optim.nesterov=true", "optim.clip_norm=0.5"),
-    "channels_last": (*EVERYTHING, "train.channels_last=true"),
-    "bf16": (*EVERYTHING, "train.precision=bf16"),
+    "channels_last, bf16": (*EVERYTHING, "train.channels_last=true", "train.precision=bf16"),
     "adam": (*AUGMENTED, *STEPWISE, "optim=adam", "optim.lr=1e-2"),
     "adamw": (*AUGMENTED, "optim=adamw", "optim.lr=1e-2", "schedule.name=cosine"),
     "no validation": (*EVERYTHING, "data.validation=0"),
@@ -138,7 +136,7 @@ def test_crashed_at_every_step(
     assert [len(start.rates) for start in starts] == [1] * 30
 
 
-@pytest.mark.parametrize("at", [2, 4, 9, 10, 11, 23, 29])
+@pytest.mark.parametrize("at", [2, 10, 11, 29])
 def test_after_a_crash_no_more_is_done_again_than_lies_after_the_last_checkpoint(
     setting: Callable[..., Setting], on_batch: list[Callable[[int], object]], starts: list[Start], at: int
 ) -> None:

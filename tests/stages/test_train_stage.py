@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import AUGMENTED, MOMENTUM
-from training_tools import Start, assert_same_bits
+from training_tools import AUGMENTED, MOMENTUM, Start, assert_same_bits
 
 from lottery.config import digest
 from lottery.errors import Interrupted, LotteryError

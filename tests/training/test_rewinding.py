@@ -8,8 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import AUGMENTED, MOMENTUM, STEPWISE
-from training_tools import Start, assert_same_bits
+from training_tools import AUGMENTED, MOMENTUM, STEPWISE, Start, assert_same_bits
 
 from lottery.errors import ConfigError
 from lottery.stages.lab import Lab
@@ -82,7 +81,7 @@ def test_every_round_starts_from_the_dense_state_of_step_k(
 @pytest.fixture(scope="module")
 def trained_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Trained, Trained, Mask]:
     """A dense run, a half-dense ticket trained after it with optimizer kept, and a mask for the next ticket."""
-    from conftest import small_config
+    from training_tools import small_config
 
     from lottery.config import settings
     from lottery.training.signals import StopFlag

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import AUGMENTED, MOMENTUM
 from torch import nn
-from training_tools import Start, assert_same_bits
+from training_tools import AUGMENTED, MOMENTUM, Start, assert_same_bits
 
 from lottery.stages.lab import Lab
 from lottery.training.evaluate import evaluate
