@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import tempfile
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from lottery.errors import LotteryError
 from lottery.files import write_atomic
 
 log = logging.getLogger(__name__)
+
+DOWNLOAD_SECONDS = 30.0  # how long a server may say nothing
 
 # What torchvision raises for a refused connection, a broken download or file, a bad checksum, a full disk.
 _DOWNLOAD_ERRORS = (RuntimeError, OSError, EOFError, ValueError, HTTPException)
@@ -58,8 +62,9 @@ def build(path: Path, torchvision_name: str) -> None:
             arrays = from_torchvision(torchvision_name, folder, download=False)
         except RuntimeError:  # torchvision's way to say that its files are not there
             log.warning("%s is not there: downloading %s through torchvision", path, torchvision_name)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.stem}.") as scratch:
-                arrays = from_torchvision(torchvision_name, Path(scratch), download=True)
+            scratch = tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.stem}.")
+            with scratch as place, answering_within(DOWNLOAD_SECONDS):
+                arrays = from_torchvision(torchvision_name, Path(place), download=True)
         write_atomic(path, save(arrays))
     except _DOWNLOAD_ERRORS as error:
         raise LotteryError(
@@ -67,6 +72,17 @@ def build(path: Path, torchvision_name: str) -> None:
             f" there (tensors {', '.join(Arrays.NAMES)}: images uint8 [N, C, H, W], labels int64 [N]), or point"
             " paths.data to a folder that has it, or run once with a network"
         ) from error
+
+
+@contextmanager
+def answering_within(seconds: float) -> Iterator[None]:
+    """A server that accepts and then says nothing is an error after `seconds`, instead of a wait without end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def from_torchvision(torchvision_name: str, root: Path, download: bool) -> dict[str, Tensor]:

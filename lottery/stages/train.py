@@ -255,10 +255,10 @@ def _final_scores(module: MaskedTraining) -> dict[str, Any]:
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         measured = module.score(split) if module.data.sizes[split] else (None, None)
         scores[f"{name}_loss"], scores[f"{name}_accuracy"] = measured
-    best = module.progress.best_state
-    scores["early_stop_step"] = module.progress.best_step
-    scores["early_stop_test_accuracy"] = None
-    if best is not None:
+    best, step = module.progress.best_state, module.progress.best_step
+    scores["early_stop_step"] = step
+    scores["early_stop_test_accuracy"] = scores["test_accuracy"] if step == module.end else None
+    if best is not None and step != module.end:
         module.network.load_state_dict(best)
         scores["early_stop_test_accuracy"] = module.score("test")[1]
     return scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import socket
 import stat
 import struct
 
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.datasets import CIFAR10
 
+from lottery.data import cache
 from lottery.data.load import load
 from lottery.errors import LotteryError
 
@@ -111,6 +113,18 @@ def test_without_file_and_network(name, tmp_path, read_options, offline, capfd):
     assert "\n" not in message
     assert list(folder.iterdir()) == []
     assert capfd.readouterr().out == ""
+
+
+def test_a_server_that_says_nothing_is_an_error_and_no_wait(tmp_path, read_options, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("urllib.request._opener", None)  # it remembers the proxies of its first use
+        monkeypatch.setattr(cache, "DOWNLOAD_SECONDS", 0.2)
+        with pytest.raises(LotteryError, match="timed out") as caught:
+            load(read_options("mnist"), tmp_path, split_seed=0)
+    assert str(tmp_path / "mnist.safetensors") in str(caught.value)
+    assert socket.getdefaulttimeout() is None
 
 
 def test_folder_that_cannot_be_made(tmp_path, read_options, offline):

@@ -142,6 +142,17 @@ def test_noise_is_a_function_of_seed_and_step_alone(
         assert dropout[start : start + 23] == dropout[dense + 7 : 30]
 
 
+def test_noise_goes_with_the_position_in_the_data_order_not_in_the_schedule(
+    make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, dropout = drawn_batches(monkeypatch), dropout_states(monkeypatch)
+    lab = make_lab(*AUGMENTED)
+    lab.train(lab.initial)
+    lab.train(replace(lab.initial, step=7, order_step=11, steps=10))
+    assert batches[30:] == batches[11:21]
+    assert dropout[30:] == dropout[11:21]
+
+
 @pytest.mark.parametrize("seed", ["seeds.order=1", "seeds.init=1", "seeds.mask=1", "seeds.split=1"])
 def test_each_seed_drives_its_own_stream(
     make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, seed: str

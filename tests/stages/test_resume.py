@@ -16,6 +16,7 @@ from training_tools import AUGMENTED, MOMENTUM, STEPWISE, Start, assert_same_bit
 
 from lottery.errors import Interrupted, LotteryError
 from lottery.files import write_json
+from lottery.stages import train
 from lottery.stages.lab import Lab
 from lottery.stages.store import Store
 from lottery.stages.train import Trained
@@ -138,28 +139,34 @@ def test_crashed_at_every_step(
 
 @pytest.mark.parametrize("at", [2, 10, 11, 29])
 def test_after_a_crash_no_more_is_done_again_than_lies_after_the_last_checkpoint(
-    setting: Callable[..., Setting], on_batch: list[Callable[[int], object]], starts: list[Start], at: int
-) -> None:
+    setting: Callable[..., Setting], on_batch: list[Callable[[int], object]], starts: list[Start],
+    monkeypatch: pytest.MonkeyPatch, at: int,
+) -> None:  # fmt: skip
     training = setting(*EVERYTHING, "train.checkpoint_steps=4")
     expected = results(training.train("undisturbed"))
+    saved: list[int] = []
+
+    def spied(module: MaskedTraining, path: Path) -> None:
+        saved.append(module.progress.step)
+        save_checkpoint(module, path)
 
     def crash(step: int) -> None:
         if step == at:
             raise Crash
 
+    monkeypatch.setattr(train, "save_checkpoint", spied)
     on_batch.append(crash)
     with pytest.raises(Crash):
         training.train("store")
     on_batch.clear()
     assert results(training.train("store")) == expected
     assert len(starts[-1].rates) == 30 - at // 4 * 4
+    assert saved == list(range(4, 30, 4))
 
 
 def test_checkpoints_are_written_when_the_clock_says_so(
     setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lottery.stages import train
-
     training = setting("train.eval_every=1000it", "train.checkpoint_minutes=1")
     seconds, saved = [0.0], []
     monkeypatch.setattr(train, "monotonic", lambda: seconds[0])
