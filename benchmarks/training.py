@@ -56,12 +56,12 @@ def cifar_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
     padded = F.pad(images, (4, 4, 4, 4))
     mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
     std = torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1)
-    span = torch.arange(32)
+    span, channels = torch.arange(32), torch.arange(3).view(1, 3, 1, 1)
     for index in indices(len(images), size):
         rows = torch.randint(0, 9, (len(index), 1)) + span
         columns = torch.randint(0, 9, (len(index), 1)) + span
         columns = torch.where(torch.rand(len(index), 1) < 0.5, columns.flip(1), columns)
-        cropped = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        cropped = padded[index[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]]
         yield cropped.float().div_(255).sub_(mean).div_(std), labels[index]
 
 
@@ -116,6 +116,8 @@ def measure(
     ratios = [a / b for a, b in times]
     rate = [statistics.median(steps / t[i] for t in times) for i in (0, 1)]
     spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
+    if config.train.channels_last:
+        preset += " channels_last"
     return [preset, str(steps), f"{rate[0]:.1f}", f"{rate[1]:.1f}", f"{statistics.median(ratios):.3f}", spread]
 
 
@@ -132,6 +134,7 @@ def main() -> None:
         table.add_column(column, justify="right")
     table.add_row(*measure("lth_lenet", paths, 2000, arguments.pairs, mnist_batches))
     table.add_row(*measure("lth_resnet20", paths, 20, arguments.pairs, cifar_batches))
+    table.add_row(*measure("lth_resnet20", [*paths, "train.channels_last=true"], 20, arguments.pairs, cifar_batches))
     Console().print(table)
 
 
