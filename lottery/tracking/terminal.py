@@ -71,6 +71,7 @@ class Terminal:
         self.console = Console()
         self.live = live and self.console.is_terminal
         self._handlers: list[logging.Handler] = []
+        self._before = LOG.level, LOG.propagate  # of the logger, which is given back as it was
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._plain_at = monotonic()
@@ -87,6 +88,7 @@ class Terminal:
         file = logging.FileHandler(folder / "study.log")
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
         self._handlers = [file, _Show(self.console)]
+        self._before = LOG.level, LOG.propagate
         LOG.setLevel(logging.INFO)
         LOG.propagate = False
         for handler in self._handlers:
@@ -139,4 +141,7 @@ class Terminal:
         for handler in self._handlers:
             LOG.removeHandler(handler)
             handler.close()
+        if self._handlers:
+            level, LOG.propagate = self._before
+            LOG.setLevel(level)
         self._handlers = []

@@ -226,7 +226,7 @@ RESNET8 = [
 ]  # fmt: skip
 RECIPES = {
     "adam, LeNet": ["+exp=lth_lenet", *SHORT, "optim.eps=1e-5"],
-    "adamw, MLP": ["+exp=imp_rewind", *SHORT, "optim=adamw", "optim.eps=1e-5", "optim.weight_decay=1"],
+    "adamw, MLP": ["+exp=imp_rewind", *SHORT, "optim=adamw", "optim.lr=3e-3", "optim.eps=1e-5", "optim.weight_decay=1"],
     "sgd, LeNet": ["+exp=openlth_lenet", *SHORT, "data.scaling=unit"],
     "momentum, warm-up, LeNet": ["+exp=lth_lenet", *SHORT, "optim=momentum", "optim.lr=0.1", "schedule.warmup=15it"],
     "momentum, weight decay, milestones, augmentation, ResNet": [
