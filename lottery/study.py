@@ -98,14 +98,15 @@ class Study:
 
     def table(self, lab: Lab, tracker: Tracker) -> list[Row]:
         """Every round's row, recorded as soon as the round is done; then the figures."""
-        rows, previous = [], None
+        rows: list[Row] = []
+        ticket = previous = None  # the latest ticket, and the one of the round before
         for round in self.rounds(lab):
+            if round.control is None:
+                ticket, previous = round, ticket
             row = self.record(round, previous, lab)
             tracker.round(row, round.trained.result["curve"], self.folder.mask_path(row))
             self.terminal.round(row, round.trained.cached)
             rows.append(row)
-            if round.control is None:
-                previous = round
         from lottery.analysis.figures import draw_study  # matplotlib is slow to import, and needed only here
 
         for path in draw_study(self.folder.path):

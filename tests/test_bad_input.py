@@ -374,6 +374,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.delenv("LOTTERY_DATA", raising=False)
         assert call(*THREE).status == 0
     return folder
 
