@@ -34,7 +34,7 @@ from lottery.training.signals import StopFlag
 MLP = ("+exp=imp_rewind", "data=digits")
 RESNET = ("+exp=lth_resnet20", "data=digits", "model.width=4")
 PINNED = {  # overrides: (study key, key of the dense training from weights of 0)
-    MLP: ("523bdf48ad09", "f64c7b364d33d2a8180a9265674c25d81f5ab4902e12fffd7fc6a84203b8b115"),
+    MLP: ("f07c66c71860", "a328604b9bdb7c2a77228b7076ae0e01c3fed45a8490257a84a6576889cf39f3"),
     RESNET: ("fbae96bd214c", "1888b7e22189262681646332e64a5d7981cb1f7680499fa467cacd34f7988c61"),
 }
 
