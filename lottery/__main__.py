@@ -13,7 +13,14 @@ from lottery.run import reported, run, stop_on_signals
 from lottery.training.signals import StopFlag
 
 # Words before the overrides: word -> "module:function", a function of the other arguments that returns an exit status.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "submit": "lottery.launch.commands:submit",
+    "status": "lottery.launch.status:status",
+    "cancel": "lottery.launch.commands:cancel",
+    "store": "lottery.stages.inventory:store",
+    "sync": "lottery.tracking.sync:sync",
+    "doctor": "lottery.doctor:doctor",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

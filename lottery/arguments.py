@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten, wrap
+from typing import NoReturn
 
 from lottery.errors import ConfigError, nearest
 
@@ -23,6 +25,17 @@ the same command continues."""
 
 FLAGS = {"-h": "help", "--help": "help", "--version": "version", "--cfg": "show", "-m": "sweep", "--multirun": "sweep"}
 VALUED = {"--config": "config", "--config-dir": "config_dir"}
+
+
+class CommandParser(ArgumentParser):
+    """The arguments of a command (`python -m lottery store ...`). What is wrong with them is a ConfigError."""
+
+    def __init__(self, command: str, about: str) -> None:
+        prog = f"python -m lottery {command}"
+        super().__init__(prog, description=about, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog.rpartition('lottery ')[2]}: {message}; --help says more")
 
 
 @dataclass

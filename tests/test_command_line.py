@@ -61,7 +61,8 @@ def test_the_version() -> None:
     [
         ("imp_rewind", "an experiment is run as +exp=imp_rewind"),
         ("imp_rewnd", "(did you mean '+exp=imp_rewind'?)"),
-        ("staus", "expected key=value, group=option or +exp=NAME"),
+        ("staus", "expected a command (submit, status, "),
+        ("xyzzy", "sync, doctor) or key=value"),
     ],
 )
 def test_a_word_that_is_no_command(word: str, expected: str) -> None:
@@ -79,7 +80,7 @@ def test_a_command_gets_the_other_arguments_and_gives_the_exit_status(
     monkeypatch.setitem(COMMANDS, "status", "a_command:status")
     outcome = call("status", "runs", "--all")
     assert (outcome.status, outcome.out) == (1, "['runs', '--all']\n")
-    assert "expected a command (status) or key=value (did you mean 'status'?)" in call("staus").line
+    assert "(did you mean 'status'?)" in call("staus").line
 
 
 def test_options_may_stand_anywhere() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -30,6 +31,8 @@ from lottery.training.recipe import Recipe
 from lottery.training.rewind import RewindPolicy
 from lottery.training.signals import StopFlag
 
+LOG = logging.getLogger("lottery")
+
 # How the start weights are made: they enter a stage key as the digest of the start state itself.
 ORIGIN_OPTIONS = ("init", "weights", "pretrained", "bn_scale", "drop_head")
 # What a training reads of the data options besides the data themselves, which enter as their digest.
@@ -39,10 +42,18 @@ DATA_OPTIONS = ("scaling", "mean", "std", "flip", "crop", "validation", "limit")
 class Lab:
     """The stages of one study. Everything slow is behind a cached stage; the rest is computed when asked for."""
 
-    def __init__(self, config: Config, stop: StopFlag, on_tick: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        stop: StopFlag,
+        on_tick: Callable[..., None],
+        on_wait: Callable[[str], None] = LOG.info,
+        study: str = "",
+    ) -> None:
+        """`on_tick` is told how a training gets on, `on_wait` for whom a stage has to wait; `study` is our own name."""
         self.config = config
         self.stop = stop
-        self.store = Store(Path(config.paths.store))
+        self.store = Store(Path(config.paths.store), study, stop, on_wait)
         self.dataset = load(config.data, Path(config.paths.data), config.seeds.split)
         self._placed: dict[torch.device, Dataset] = {}
         self.recipe = Recipe.resolve(config, self.dataset.sizes["train"])

@@ -2,13 +2,15 @@
 
 `<root>/<kind>/<key>/` holds `stage.json` (the inputs in full), the results, and `DONE`, written last. Every file is
 written under a temporary name, fsynced and renamed, so that a folder without `DONE` is unfinished work and a file
-under its final name is whole.
+under its final name is whole. Many processes may share a store: a lease says who computes a stage, the others wait.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -18,8 +20,12 @@ from time import time
 from typing import Any
 
 from lottery.config import digest
-from lottery.errors import LotteryError
+from lottery.errors import Interrupted, LotteryError
 from lottery.files import file_digest, write_json
+from lottery.stages.lease import Lease, LeaseLost, pause, read_holder
+from lottery.training.signals import StopFlag
+
+LOG = logging.getLogger("lottery")
 
 STALE_SECONDS = 3600.0  # no write takes longer
 LIBRARIES = ("torch", "pytorch-lightning", "numpy", "lottery")
@@ -63,6 +69,10 @@ class Stage:
                 {"kind": self.kind, "key": self.key, "inputs": self.inputs, "environment": environment() | facts},
             )
 
+    def environment(self) -> dict[str, str]:
+        """Library versions, machine and device that the work was begun with."""
+        return json.loads((self.folder / "stage.json").read_text())["environment"]
+
     def finish(self, without: tuple[str, ...] = ()) -> None:
         """Seal the results: `DONE` lists every file with its sha256, but for hidden ones and those named here."""
         results = [p for p in sorted(self.folder.iterdir()) if p.name[0] != "." and p.name not in ("DONE", *without)]
@@ -84,10 +94,49 @@ class Stage:
 class Store:
     """All stages under one root, which many studies may share."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        study: str = "",
+        stop: StopFlag | None = None,
+        on_wait: Callable[[str], None] = LOG.info,
+    ) -> None:
+        """`study` is what others are told who wait for us, `on_wait` is told for whom we wait."""
         self.root = root
+        self.study = study
+        self.stop = StopFlag() if stop is None else stop
+        self.on_wait = on_wait
 
     def stage(self, kind: str, inputs: dict[str, Any]) -> Stage:
         """The stage of this kind for these inputs (JSON values only), finished or not."""
         key = digest({"kind": kind, "inputs": inputs})
         return Stage(kind, key, self.root / kind / key, inputs)
+
+    def finished(self, stage: Stage, compute: Callable[[Lease], None], **facts: str) -> bool:
+        """See to it that a stage is finished; returns whether somebody else had done it.
+
+        It was there; or another process is at it, and is waited for; or `compute` does it here, under a lease that it
+        checks before it writes. Whoever dies at it is relieved: the next one continues from the last checkpoint.
+        `facts` (device, threads) are recorded. Raises Interrupted when the stop flag is set before the work began.
+        """
+        lease, told = Lease(stage.folder, self.study), ""
+        while not stage.done:
+            if self.stop:
+                raise Interrupted(self.stop.signum or 0, "between two trainings")
+            stage.open(**facts)
+            if not lease.acquire():
+                holder = str(read_holder(stage.folder) or "")
+                if holder and holder != told:
+                    self.on_wait(f"waiting for {holder}: it computes the same {stage.kind} stage ({stage.key[:12]})")
+                    told = holder
+                pause()
+                continue
+            with lease:
+                if stage.done:  # since we looked
+                    return True
+                try:
+                    compute(lease)
+                    return False
+                except LeaseLost as error:
+                    LOG.warning("%s", error)
+        return True

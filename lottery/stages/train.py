@@ -19,7 +19,8 @@ from torch import nn
 from lottery.data.dataset import Dataset
 from lottery.errors import Interrupted, LotteryError
 from lottery.files import write_json
-from lottery.stages.store import Stage, Store
+from lottery.stages.lease import Lease
+from lottery.stages.store import Stage, Store, environment
 from lottery.state import State, StateRef, save_state, state_digest
 from lottery.ticket import Ticket
 from lottery.training.checkpoint import load_checkpoint, save_checkpoint
@@ -142,15 +143,18 @@ class TrainStages:
         return replace(trained, kept=kept, cached=cached)
 
     def run(self, ticket: Ticket, until: int | None, keep: set[int]) -> Trained:
-        """One stage: found finished, or computed."""
+        """One stage: found finished, waited for, or computed."""
         stage = self.store.stage("train", self.inputs(ticket, until))
-        if stage.done:
-            return Trained.read(ticket, stage, cached=True)
-        if self.stop:
-            raise Interrupted(self.stop.signum or 0, "between two trainings")
-        stage.open(device=self.device_name(), threads=str(torch.get_num_threads()))
-        _Run(self, stage, ticket, until, frozenset(keep)).compute()
-        return Trained.read(ticket, stage, cached=False)
+
+        def compute(lease: Lease) -> None:
+            _Run(self, stage, lease, ticket, until, frozenset(keep)).compute()
+
+        cached = self.store.finished(stage, compute, **self.facts())
+        return Trained.read(ticket, stage, cached)
+
+    def facts(self) -> dict[str, str]:
+        """What is recorded of this process beside the library versions."""
+        return {"device": self.device_name(), "threads": str(torch.get_num_threads())}
 
     def device_name(self) -> str:
         """What trains: "cpu" or the name of the GPU."""
@@ -165,6 +169,7 @@ class _Run:
 
     owner: TrainStages
     stage: Stage
+    lease: Lease
     ticket: Ticket
     until: int | None
     keep: frozenset[int]
@@ -197,6 +202,7 @@ class _Run:
             try:
                 found = load_checkpoint(self.checkpoint)
                 LOG.info("continue training %s at step %d", self.stage.key[:12], found[2].step)
+                self.note_environment()
                 return found
             except LotteryError as error:
                 LOG.warning("%s; this training starts again", error)
@@ -206,10 +212,18 @@ class _Run:
             optimizer = mask_optimizer_state(self.ticket.optimizer.tensors(), self.ticket.mask)
         return state, optimizer, Progress(self.ticket.step)
 
+    def note_environment(self) -> None:
+        """Say where a training is continued by other versions or elsewhere than it was begun."""
+        then, now = self.stage.environment(), environment() | self.owner.facts()
+        changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+        if changed:
+            LOG.warning("training %s was begun with %s", self.stage.key[:12], "; ".join(changed))
+
     def keep_state(self, module: MaskedTraining) -> None:
         """Write network and optimizer at the present step."""
         step = module.progress.step
         state, optimizer = snapshot(module.network), optimizer_state(module.optimizer, module.network)
+        self.lease.check()
         state_path, optimizer_path = Kept.paths(self.stage.folder, step)
         save_state(state, state_path)
         save_state(optimizer, optimizer_path)
@@ -222,11 +236,21 @@ class _Run:
         return by_count or monotonic() - self.saved_at > self.owner.checkpoint_seconds
 
     def maybe_checkpoint(self, module: MaskedTraining) -> None:
-        """Save when it is due; after a stop signal save and leave, to continue from here."""
+        """Save when it is due; after a stop signal save and leave, to continue from here.
+
+        A disk that is full for the moment does not end a training that could still finish.
+        """
         signum, step = self.owner.stop.signum, module.progress.step
-        if signum is not None or self.due(step):
+        if signum is None and not self.due(step):
+            return
+        self.lease.check()
+        try:
             save_checkpoint(module, self.checkpoint)
-            self.saved_at, self.saved_step = monotonic(), step
+        except LotteryError as error:
+            if signum is not None:
+                raise
+            LOG.warning("%s; the training goes on without this checkpoint", error)
+        self.saved_at, self.saved_step = monotonic(), step
         if signum is not None:
             raise Interrupted(signum, f"at step {step}")
 
@@ -234,7 +258,6 @@ class _Run:
         """Measure, write the results, and seal the stage. The test set is read here and nowhere else."""
         progress = module.progress
         state = snapshot(module.network)
-        save_state(state, self.stage.folder / "state.safetensors")
         result: dict[str, Any] = {
             "state_digest": state_digest(state),
             "kept": progress.kept,
@@ -243,14 +266,16 @@ class _Run:
             "seconds": progress.seconds,
         }
         if self.until is None:
-            result |= _final_scores(module)
+            result |= _final_scores(module, state)
+        self.lease.check()
+        save_state(state, self.stage.folder / "state.safetensors")
         write_json(self.stage.folder / "result.json", result)
         self.stage.finish(without=(self.checkpoint.name,))
         self.checkpoint.unlink(missing_ok=True)
 
 
-def _final_scores(module: MaskedTraining) -> dict[str, Any]:
-    """Loss and accuracy of the trained network, and the test accuracy at the early-stop step."""
+def _final_scores(module: MaskedTraining, state: State) -> dict[str, Any]:
+    """Loss and accuracy of the trained network, which holds `state`, and the test accuracy at the early-stop step."""
     scores: dict[str, Any] = {}
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         measured = module.score(split) if module.data.sizes[split] else (None, None)
@@ -260,7 +285,10 @@ def _final_scores(module: MaskedTraining) -> dict[str, Any]:
     scores["early_stop_test_accuracy"] = scores["test_accuracy"] if step == module.end else None
     if best is not None and step != module.end:
         module.network.load_state_dict(best)
-        scores["early_stop_test_accuracy"] = module.score("test")[1]
+        try:
+            scores["early_stop_test_accuracy"] = module.score("test")[1]
+        finally:  # a signal may end the measuring, and what is saved then is the network
+            module.network.load_state_dict(state)
     return scores
 
 

@@ -8,7 +8,7 @@ is plain PyTorch with nothing in it that is not the training itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from time import monotonic
@@ -39,6 +39,10 @@ class NonFiniteLoss(LotteryError):
     @classmethod
     def at(cls, what: str, value: float, step: int) -> NonFiniteLoss:
         return cls(f"the {what} became {value} at step {step}; a lower optim.lr or optim.clip_norm may help")
+
+
+class Stopped(Exception):
+    """A signal came while a network was measured. The measuring is done again when the training is continued."""
 
 
 @dataclass
@@ -123,7 +127,16 @@ class MaskedTraining(pl.LightningModule):
 
     def on_train_end(self) -> None:
         # Here rather than after fit, which moves the network off the device.
-        self.hooks.finish(self)
+        with self.saved_if_stopped():
+            self.hooks.finish(self)
+
+    @contextmanager
+    def saved_if_stopped(self) -> Iterator[None]:
+        """Leave through the checkpoint when a signal ends a measurement."""
+        try:
+            yield
+        except Stopped:
+            self.hooks.checkpoint(self)
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Put data, masks and optimizer state where the network is."""
@@ -136,8 +149,15 @@ class MaskedTraining(pl.LightningModule):
         self.optimizer = optimizer
         if self.initial_optimizer_state is not None:
             load_optimizer_state_(self.optimizer, self.network, self.initial_optimizer_state)
-        if self.progress.step == self.ticket.step and not self.progress.curve:
-            self.measure()
+        with self.saved_if_stopped():
+            if self.unmeasured():
+                self.measure()
+
+    def unmeasured(self) -> bool:
+        """Whether a point of the curve is due at the present step: the start, every `eval_every` steps, the end."""
+        step, curve = self.progress.step, self.progress.curve
+        due = step in (self.ticket.step, self.end) or step % self.recipe.eval_every == 0
+        return due and not (curve and curve[-1][0] == step)
 
     def training_step(self, chunk: int, batch_idx: int) -> None:
         """Train up to step `chunk`, pausing for checkpoints; then measure and keep as asked."""
@@ -146,12 +166,12 @@ class MaskedTraining(pl.LightningModule):
             losses = self.advance(chunk)
             self.check_finite(losses)
             self.progress.losses = torch.cat((self.progress.losses, losses))
-            if self.progress.step == chunk and (chunk % self.recipe.eval_every == 0 or chunk == self.end):
-                self.log_train_loss()
-                self.measure()
-            self.progress.seconds += monotonic() - started
             if self.progress.step == chunk and chunk in self.keep_steps:
                 self.hooks.keep(self)
+            with self.saved_if_stopped():
+                if self.unmeasured():
+                    self.measure()
+            self.progress.seconds += monotonic() - started
             self.hooks.checkpoint(self)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -200,31 +220,28 @@ class MaskedTraining(pl.LightningModule):
 
     # -- measuring --------------------------------------------------------------------------------------------------
 
-    def log_train_loss(self) -> None:
-        """Put the mean loss of the steps since the last point on the curve.
-
-        However these steps were divided, by kept steps, checkpoints or interruptions: the curve must not show it.
-        """
-        self.progress.curve.append([self.progress.step, "train", float(self.progress.losses.mean()), None])
-        self.progress.losses = self.progress.losses[:0]
-
     def measure(self) -> None:
-        """Put a validation point on the curve, and remember the weights of the lowest validation loss (first on ties).
+        """Put the mean training loss since the last point on the curve, and a validation point.
 
-        LTH, section 2: the early-stop iteration is the argmin of the validation loss over the logged points.
+        The mean is over all steps in between, however they were divided by kept steps, checkpoints or interruptions:
+        the curve must not show it. Of the validation points the one of lowest loss is remembered, weights and all
+        (LTH, section 2: the early-stop iteration is the argmin of the validation loss; first on ties).
         """
         progress = self.progress
-        if not self.data.sizes["validation"]:
+        point = self.score("validation") if self.data.sizes["validation"] else None  # raises Stopped before all else
+        if len(progress.losses):
+            progress.curve.append([progress.step, "train", float(progress.losses.mean()), None])
+            progress.losses = progress.losses[:0]
+        if point is None:
             return
-        loss, accuracy = self.score("validation")
-        progress.curve.append([progress.step, "validation", loss, accuracy])
-        self.last_accuracy = accuracy
+        loss, self.last_accuracy = point
+        progress.curve.append([progress.step, "validation", *point])
         if loss < progress.best_loss:
             progress.best_loss, progress.best_step = loss, progress.step
             progress.best_state = snapshot(self.network)
 
     def score(self, split: str) -> tuple[float, float]:
-        """Loss and accuracy on a split, at the training's own precision. Raises NonFiniteLoss.
+        """Loss and accuracy on a split, at the training's own precision. Raises NonFiniteLoss, and Stopped on a signal.
 
         (The last update may have been the one that went wrong, and no training loss comes after it.)
         """
@@ -236,6 +253,8 @@ class MaskedTraining(pl.LightningModule):
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self.data.batches(split, self.recipe.eval_batch_size):
+            if self.hooks.stop():
+                raise Stopped
             yield self.laid_out(images), labels
 
     def laid_out(self, images: Tensor) -> Tensor:

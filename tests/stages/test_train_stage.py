@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,39 +220,61 @@ def test_a_signal_between_two_chunks_saves_at_the_next_step(
     assert lab.train(lab.initial).result["state_digest"] == expected.result["state_digest"]
 
 
-def test_a_signal_after_the_last_step_lets_the_training_finish(
-    make_lab: Callable[..., Lab], signals: Callable[[], StopFlag], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kill_after_the_batch_that_ends_at(30, monkeypatch)
-    lab = make_lab(stop=signals())
-    assert lab.train(lab.initial).result["steps"] == 30
-    assert lab.train(lab.initial).cached
-    with pytest.raises(Interrupted, match="SIGTERM between two trainings;"):
-        lab.train(replace(lab.initial, steps=7))
-    assert len(list(lab.store.root.rglob("DONE"))) == 1
+def continued(lab: Lab, stop: StopFlag, starts: list[Start]) -> dict[str, object]:
+    """The result of a training that was interrupted after its last step; no step is taken again."""
+    stop.signum = None
+    trained = lab.train(lab.initial)
+    assert starts[-1].rates == []
+    return {**trained.result, "seconds": 0}
 
 
-def test_a_signal_while_the_last_points_are_measured_saves_there(
+def test_a_signal_after_the_last_step_saves_there(
     make_lab: Callable[..., Lab], signals: Callable[[], StopFlag], monkeypatch: pytest.MonkeyPatch,
     starts: list[Start],
 ) -> None:  # fmt: skip
     expected = make_lab(runs="undisturbed").train(make_lab().initial)
-    measure = MaskedTraining.measure
-
-    def measured(module: MaskedTraining) -> None:
-        if module.progress.step == 30:
-            os.kill(os.getpid(), signal.SIGTERM)
-        measure(module)
-
-    monkeypatch.setattr(MaskedTraining, "measure", measured)
     stop = signals()
     lab = make_lab(stop=stop)
-    with pytest.raises(Interrupted, match="SIGTERM at step 30;"):
+    with monkeypatch.context() as patch:
+        kill_after_the_batch_that_ends_at(30, patch)
+        with pytest.raises(Interrupted, match="SIGTERM at step 30;"):
+            lab.train(lab.initial)
+    with pytest.raises(Interrupted, match="SIGTERM between two trainings;"):
+        lab.train(replace(lab.initial, steps=7))
+    assert continued(lab, stop, starts) == {**expected.result, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("split", "step", "occurrence"),
+    [("validation", 0, 1), ("validation", 10, 1), ("validation", 30, 1), ("train", 30, 1), ("test", 30, 2)],
+)
+def test_a_signal_while_the_network_is_measured_saves_and_measures_again(
+    make_lab: Callable[..., Lab], signals: Callable[[], StopFlag], monkeypatch: pytest.MonkeyPatch,
+    split: str, step: int, occurrence: int,
+) -> None:  # fmt: skip
+    """At a point of the curve, and at the final scores: the last is measured with the early-stop weights put in."""
+    options = ("optim.lr=2.0", "train.eval_batch_size=7", "train.batch_size=8")  # so that the best step is not the last
+    expected = make_lab(*options, runs="undisturbed").train(make_lab(*options).initial)
+    assert expected.result["early_stop_step"] < 30
+    met: list[str] = []
+    original = MaskedTraining.batches
+
+    def batches(module: MaskedTraining, of: str) -> Iterator[object]:
+        if module.progress.step == step:
+            met.append(of)
+        for number, batch in enumerate(original(module, of)):
+            if module.progress.step == step and of == split and met.count(of) == occurrence and number == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(MaskedTraining, "batches", batches)
+    stop = signals()
+    lab = make_lab(*options, stop=stop)
+    with pytest.raises(Interrupted, match=f"SIGTERM at step {step};"):
         lab.train(lab.initial)
+    monkeypatch.undo()
     stop.signum = None
-    trained = lab.train(lab.initial)
-    assert starts[-1].rates == []  # only the final scores were missing
-    assert {**trained.result, "seconds": 0} == {**expected.result, "seconds": 0}
+    assert {**lab.train(lab.initial).result, "seconds": 0} == {**expected.result, "seconds": 0}
 
 
 def test_our_handlers_are_back_after_every_training(
