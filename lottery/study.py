@@ -60,7 +60,7 @@ class Study:
         tracker, status = None, "failed"
         try:
             lab = self.prepared()
-            self.folder.open(self.yaml)
+            self.folder.open(self.yaml, self.stop, LOG.warning)
             self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
             for note in self.folder.notes:
                 LOG.warning(note)
@@ -68,13 +68,15 @@ class Study:
             tracker.start(self.yaml)
             table = self.table(lab, tracker)
             status = "finished"
+            self.terminal.status.end()
             return table
-        except Exception as error:
+        except BaseException as error:
             self.log_failure(error)
             raise
         finally:
             if tracker is not None:
                 tracker.close(status)
+            self.folder.close()
             self.terminal.close()
 
     def prepared(self) -> Lab:
@@ -88,13 +90,15 @@ class Study:
         check_writable({"paths.runs": self.folder.path, "paths.store": Path(self.config.paths.store)})
         return lab
 
-    def log_failure(self, error: Exception) -> None:
-        """Put it into study.log; a wrong configuration, found before anything was written, leaves nothing behind."""
+    def log_failure(self, error: BaseException) -> None:
+        """Put it into study.log and status.json; a wrong configuration, found before a study began, into neither."""
         with suppress(LotteryError):
-            if not self.folder.opened and not isinstance(error, ConfigError):
-                self.folder.open(self.yaml)
+            if not self.folder.opened and isinstance(error, Exception) and not isinstance(error, ConfigError):
+                self.folder.create(self.yaml)
         if self.folder.opened:
-            self.folder.log_failure(error)
+            if isinstance(error, Exception):
+                self.folder.log_failure(error)
+            self.terminal.status.end(error, self.folder.path)
 
     def table(self, lab: Lab, tracker: Tracker) -> list[Row]:
         """Every round's row, recorded as soon as the round is done; then the figures."""
@@ -116,17 +120,17 @@ class Study:
 
     def rounds(self, lab: Lab) -> Iterator[Round]:
         """The method's rounds, each followed by its controls. The dense network needs none."""
-        self.terminal.now = "round 0"
+        now = self.terminal.progress
         try:
             for ticket in self.method(lab):
                 yield ticket
                 if ticket.index > 0:
                     for kind, copy in lab.controls():
-                        self.terminal.now = f"round {ticket.index} {kind} {copy}"
+                        now.at(ticket.index, kind, copy)
                         yield lab.control(ticket, kind, copy)
-                self.terminal.now = f"round {ticket.index + 1}"
+                now.at(ticket.index + 1)
         except NonFiniteLoss as error:
-            raise NonFiniteLoss(f"{self.terminal.now}: {error}") from error
+            raise NonFiniteLoss(f"{now.where}: {error}") from error
 
     def trainings(self) -> int:
         """How many trainings the study plans; 0 where the method does not say."""

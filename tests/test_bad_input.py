@@ -107,7 +107,7 @@ BY_ITSELF = {
     "optim.lr=": "optim.lr: got '', expected a number",
     "optim.lr=null": "optim.lr: got null, expected a number",
     "optim.lr=???": "optim.lr: has no value",
-    "optim.lr": "optim.lr: expected key=value",
+    "optim.lr": "or key=value",
     "name=": "name: got '', expected the name of a folder",
     "paths.runs=": "paths.runs: got '', expected a folder",
     "model=": "model: got '', expected one of ",
@@ -410,8 +410,9 @@ def flip(path: Path, at: int | bytes) -> None:
 
 
 def facts(folder: Path) -> dict[str, bytes | None]:
-    """All that must be as it was: everything but the log and the figures."""
-    return {name: data for name, data in listing(folder).items() if name != "study.log" and ".png" not in name}
+    """All that must be as it was: everything but the log, the status and the figures."""
+    new = ("study.log", "status.json")
+    return {name: data for name, data in listing(folder).items() if name not in new and ".png" not in name}
 
 
 def test_an_unharmed_study_is_replayed_without_a_word(study: Path) -> None:

@@ -47,7 +47,7 @@ class Lab:
         config: Config,
         stop: StopFlag,
         on_tick: Callable[..., None],
-        on_wait: Callable[[str], None] = LOG.info,
+        on_wait: Callable[[str], None] = LOG.warning,
         study: str = "",
     ) -> None:
         """`on_tick` is told how a training gets on, `on_wait` for whom a stage has to wait; `study` is our own name."""

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from time import monotonic, sleep
 from types import TracebackType
 from uuid import uuid4
 
-from lottery.errors import LotteryError
+from lottery.errors import Interrupted, LotteryError
+from lottery.training.signals import StopFlag
 
 NAME = ".lease"
 RENEW_SECONDS = 5.0
@@ -89,10 +91,11 @@ def read_holder(folder: Path) -> Holder | None:
 class Lease:
     """The lease of one folder, for this process: `acquire`, `check` before every write, `release`.
 
-    As a context manager it releases. The folder must exist.
+    As a context manager it releases.
     """
 
     def __init__(self, folder: Path, study: str = "") -> None:
+        """`study` is what those are told who wait for us."""
         self.path = folder / NAME
         self.holder = Holder.this_process(study)
         self._over = threading.Event()
@@ -109,6 +112,26 @@ class Lease:
         self._beats = threading.Thread(target=self._beat, daemon=True, name="lottery-lease")
         self._beats.start()
         return True
+
+    def obtain(
+        self, stop: StopFlag, on_wait: Callable[[str], None], what: str, needless: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Wait until the lease is ours: True; or until it is `needless`: False. Raises Interrupted on a signal.
+
+        `on_wait` is told for whom we wait: "waiting for HOLDER: `what`".
+        """
+        told = ""
+        while not needless():
+            if stop:
+                raise Interrupted(stop.signum or 0, "while it waited for another process")
+            if self.acquire():
+                return True
+            holder = str(read_holder(self.path.parent) or "")
+            if holder and holder != told:
+                on_wait(f"waiting for {holder}: {what}")
+                told = holder
+            sleep(POLL_SECONDS)
+        return False
 
     def check(self) -> None:
         """Raise LeaseLost if the stage is no longer ours to write."""
@@ -135,12 +158,17 @@ class Lease:
 
     def _create(self) -> bool:
         """Make the lease file if there is none; the one operation that every file system does for one process only."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
-        with os.fdopen(file, "w") as opened:
-            opened.write(json.dumps(asdict(self.holder)))
+        try:
+            with os.fdopen(file, "w") as opened:
+                opened.write(json.dumps(asdict(self.holder)))
+        except OSError:  # a full disk: an empty lease would keep everybody waiting
+            self.path.unlink(missing_ok=True)
+            raise
         return True
 
     def _ours(self) -> bool:
@@ -185,8 +213,3 @@ class Lease:
                 if not self._ours():
                     return
                 os.utime(self.path)
-
-
-def pause() -> None:
-    """Between two looks at somebody else's lease."""
-    sleep(POLL_SECONDS)

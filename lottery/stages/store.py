@@ -22,7 +22,7 @@ from typing import Any
 from lottery.config import digest
 from lottery.errors import Interrupted, LotteryError
 from lottery.files import file_digest, write_json
-from lottery.stages.lease import Lease, LeaseLost, pause, read_holder
+from lottery.stages.lease import Lease, LeaseLost
 from lottery.training.signals import StopFlag
 
 LOG = logging.getLogger("lottery")
@@ -99,7 +99,7 @@ class Store:
         root: Path,
         study: str = "",
         stop: StopFlag | None = None,
-        on_wait: Callable[[str], None] = LOG.info,
+        on_wait: Callable[[str], None] = LOG.warning,
     ) -> None:
         """`study` is what others are told who wait for us, `on_wait` is told for whom we wait."""
         self.root = root
@@ -119,24 +119,18 @@ class Store:
         checks before it writes. Whoever dies at it is relieved: the next one continues from the last checkpoint.
         `facts` (device, threads) are recorded. Raises Interrupted when the stop flag is set before the work began.
         """
-        lease, told = Lease(stage.folder, self.study), ""
+        lease, what = Lease(stage.folder, self.study), f"the same {stage.kind} stage ({stage.key[:12]})"
         while not stage.done:
             if self.stop:
                 raise Interrupted(self.stop.signum or 0, "between two trainings")
-            stage.open(**facts)
-            if not lease.acquire():
-                holder = str(read_holder(stage.folder) or "")
-                if holder and holder != told:
-                    self.on_wait(f"waiting for {holder}: it computes the same {stage.kind} stage ({stage.key[:12]})")
-                    told = holder
-                pause()
-                continue
-            with lease:
-                if stage.done:  # since we looked
-                    return True
-                try:
-                    compute(lease)
-                    return False
-                except LeaseLost as error:
-                    LOG.warning("%s", error)
+            if lease.obtain(self.stop, self.on_wait, what, needless=lambda: stage.done):
+                with lease:
+                    if stage.done:  # since we looked
+                        return True
+                    stage.open(**facts)
+                    try:
+                        compute(lease)
+                        return False
+                    except LeaseLost as error:
+                        LOG.warning("%s", error)
         return True

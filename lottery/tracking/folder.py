@@ -9,7 +9,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from uuid import uuid4
 
 from lottery.errors import ConfigError, Interrupted, LotteryError, cause
 from lottery.files import write_atomic, write_json
+from lottery.stages.lease import Lease
 from lottery.ticket import Mask
+from lottery.training.signals import StopFlag
 
 LOG = logging.getLogger("lottery")
 
@@ -45,16 +47,28 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.opened = False
+        self.lease = Lease(path, f"{path.parent.name}/{path.name}")
         self.notes: list[str] = []  # what was found damaged, for the log, which is opened after the folder
         self.rows: dict[Identity, Row] = {}
         self._met: list[Identity] = []  # the rows that this run has come to, in the order of the method
         self._curves: list[list[Any]] = []
 
-    def open(self, config_yaml: str) -> None:
-        """Create the folder, or read what an earlier run of the same study left.
+    def open(self, config_yaml: str, stop: StopFlag, on_wait: Callable[[str], None]) -> None:
+        """Create the folder, or read what an earlier run of the same study left; `close` gives it free again.
 
-        Raises ConfigError where it cannot be written to.
+        Where another process runs this very study, wait until it has finished, or has died. Raises ConfigError where
+        the folder cannot be written to, Interrupted on a signal.
         """
+        self.create(config_yaml)
+        self.lease.obtain(stop, on_wait, "this very study")
+        for row in self._read_rows():
+            self.rows[identity(row)] = row
+
+    def close(self) -> None:
+        self.lease.release()
+
+    def create(self, config_yaml: str) -> None:
+        """The folder and its configuration. Raises ConfigError where they cannot be written."""
         try:
             for name in ("masks", "rounds", "figures"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
@@ -62,8 +76,6 @@ class RunFolder:
         except (OSError, LotteryError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"paths.runs: cannot write to {self.path}: {reason}") from error
-        for row in self._read_rows():
-            self.rows[identity(row)] = row
         self.opened = True
 
     def _read_rows(self) -> list[Row]:
@@ -90,8 +102,10 @@ class RunFolder:
     def add(self, row: Row, details: dict[str, Any], mask: Mask, parent: str | None) -> Row:
         """Record a finished round: its mask snapshot, its details, its curve, and last its line of rounds.jsonl.
 
-        A row that is on record with the same figures is left alone and the old one returned.
+        A row that is on record with the same figures is left alone and the old one returned. Raises LeaseLost where
+        another process has taken the study over.
         """
+        self.lease.check()
         self._write_mask(row, mask, parent)
         self._curves += [[row["round"], row["control"] or "", row["copy"], *point] for point in details["curve"]]
         key, known = identity(row), self.rows.get(identity(row))

@@ -1,4 +1,7 @@
-"""What a person sees while a study runs: a row a round, and a live line of the training under way."""
+"""What a person sees while a study runs: a row a round, and a live line of the training under way.
+
+Those who look from elsewhere read `status.json`, which is kept up to date from here.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from lottery.tracking.status import Progress, StatusFile, duration
 
 if TYPE_CHECKING:
     from lottery.ticket import Ticket
@@ -44,12 +49,6 @@ def line(row: Row) -> str:
     return "  ".join(f"{show(row):>{width}}" for _, width, show in COLUMNS)
 
 
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-
-
 class _Show(logging.Handler):
     """Log records on the console, above the live line if there is one."""
 
@@ -72,19 +71,16 @@ class Terminal:
         self.live = live and self.console.is_terminal
         self._handlers: list[logging.Handler] = []
         self._before = LOG.level, LOG.propagate  # of the logger, which is given back as it was
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: bars.Progress | None = None
+        self._task: bars.TaskID | None = None
         self._plain_at = monotonic()
-        self._started = monotonic()
-        self.trainings = 0  # planned; 0 = unknown
-        self.done = 0
-        self.now = ""  # which round and control is under way
-        self._fresh: list[float] = []  # wall seconds of the trainings that were not cached
-        self._last = monotonic()
+        self._waited_for = ""
+        self.progress = Progress()
+        self.status = StatusFile(self.progress)
 
     def open(self, folder: Path, title: str, trainings: int) -> None:
         """Start showing, and writing study.log in the run folder."""
-        self.trainings = trainings
+        self.progress.trainings = trainings
         file = logging.FileHandler(folder / "study.log")
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
         self._handlers = [file, _Show(self.console)]
@@ -96,48 +92,63 @@ class Terminal:
         LOG.info(title)
         LOG.info(header())
         if self.live:
-            self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"),
+            self._bar = bars.Progress(
+                bars.TextColumn("{task.description}"), bars.BarColumn(30), bars.TextColumn("{task.fields[text]}"),
                 console=self.console, transient=True,
             )  # fmt: skip
-            self._task = self._progress.add_task("starting", total=1.0, text="")
-            self._progress.start()
-        self._last = monotonic()
+            self._task = self._bar.add_task("starting", total=1.0, text="")
+            self._bar.start()
+        self.status.open(folder)
 
     def tick(self, ticket: Ticket, step: int, loss: float, accuracy: float | None) -> None:
         """A few times a second while a training runs."""
-        done = (step - ticket.step) / max(1, ticket.steps)
-        text = f"step {step:,}/{ticket.step + ticket.steps:,}  loss {loss:.4f}"
+        now = self.progress
+        now.tick(ticket, step)
+        self._waited_for = ""
+        self.status.tick()
+        text = f"step {now.step:,}/{now.steps:,}  loss {loss:.4f}"
         if accuracy is not None:
             text += f"  val acc {100 * accuracy:.2f}"
-        text += self._left(done)
-        where = f"{self.now} (training {self.done + 1}" + (f" of {self.trainings})" if self.trainings else ")")
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, description=where, completed=done, text=text)
-        elif not self.console.is_terminal and monotonic() - self._plain_at > self.PLAIN_SECONDS:
+        if now.seconds_left is not None:
+            text += f"  {duration(now.seconds_left)} left"
+        where = f"{now.where} (training {now.done + 1}" + (f" of {now.trainings})" if now.trainings else ")")
+        if self._show(where, text, now.share) or self.console.is_terminal:
+            return
+        if monotonic() - self._plain_at > self.PLAIN_SECONDS:
             self._plain_at = monotonic()
             LOG.info("%s: %s", where, text)
 
-    def _left(self, done: float) -> str:
-        """Time left, from the mean of the trainings so far and the share of the present one that is done."""
-        if not self.trainings:
-            return ""
-        spent = monotonic() - self._last
-        mean = sum(self._fresh) / len(self._fresh) if self._fresh else spent / max(done, 1e-3)
-        left = max(mean * (1 - done), 0) + mean * max(self.trainings - self.done - 1, 0)
-        return f"  {duration(left)} left"
+    def waiting(self, text: str) -> None:
+        """Somebody else computes what comes next: `text` says who, such as "waiting for study ... on node3".
+
+        To be called as often as one likes while it lasts: logged when it is news, cleared by the next tick or round.
+        """
+        self.progress.waiting = text
+        self._show(self.progress.where, text, 0.0)
+        if text == self._waited_for:
+            return self.status.tick()
+        self._waited_for = text
+        LOG.info("%s: %s", self.progress.where, text)
+        self.status.write()
+
+    def _show(self, where: str, text: str, share: float) -> bool:
+        """Update the live line, if there is one."""
+        if self._bar is None or self._task is None:
+            return False
+        self._bar.update(self._task, description=where, completed=share, text=text)
+        return True
 
     def round(self, row: Row, cached: bool) -> None:
         """A finished round's row."""
         LOG.info(line(row))
-        self.done += 1
-        if not cached:
-            self._fresh.append(monotonic() - self._last)
-        self._last = self._plain_at = monotonic()
+        self.progress.finished(cached)
+        self.status.write()
+        self._waited_for = ""
+        self._plain_at = monotonic()
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        if self._bar is not None:
+            self._bar.stop()
         for handler in self._handlers:
             LOG.removeHandler(handler)
             handler.close()

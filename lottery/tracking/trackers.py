@@ -59,8 +59,16 @@ class CsvTracker(NoTracker):
 
 def make_tracker(config: Config, key: str, folder: Path) -> Tracker:
     """The tracker that the configuration names."""
-    if config.tracker.name == "wandb":
-        from lottery.tracking.wandb import WandbTracker
+    name = config.tracker.name
+    if name == "wandb":
+        from lottery.tracking.mirror import Mirror
+        from lottery.tracking.wandb import WandbSink
 
-        return WandbTracker(config, key, folder)
-    return CsvTracker(folder) if config.tracker.name == "csv" else NoTracker()
+        return Mirror(config, key, folder, WandbSink(config.tracker, folder / "wandb"))
+    if name == "trackio":
+        from lottery.tracking.mirror import Mirror
+        from lottery.tracking.trackio import TrackioSink
+
+        home = Path(config.paths.runs) / ".trackio"
+        return Mirror(config, key, folder, TrackioSink(config.tracker, key, home, folder / "trackio"))
+    return CsvTracker(folder) if name == "csv" else NoTracker()

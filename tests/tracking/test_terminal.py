@@ -48,10 +48,11 @@ def test_the_live_line_says_where_the_training_is(tmp_path: Path, ticket: Ticket
     terminal.console = Console(file=io.StringIO(), force_terminal=True, width=140)
     terminal.live = True
     terminal.open(tmp_path, "a study", trainings=7)
-    terminal.now = "round 2 reinit 0"
+    terminal.progress.at(2, "reinit", 0)
+    terminal.tick(ticket, 500, 0.25, 0.875)
     terminal.tick(ticket, 550, 0.25, 0.875)
-    assert terminal._progress is not None
-    task = terminal._progress.tasks[0]
+    assert terminal._bar is not None
+    task = terminal._bar.tasks[0]
     assert task.description == "round 2 reinit 0 (training 1 of 7)"
     assert task.completed == pytest.approx(0.5)
     assert "step 550/1,000  loss 0.2500  val acc 87.50" in task.fields["text"]

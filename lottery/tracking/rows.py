@@ -1,4 +1,4 @@
-"""What a study's configuration, rows and curves are called in W&B. Keys are fixed: the round is an axis."""
+"""What a study's configuration, rows and curves are called in a tracking service. Keys are fixed: the round is an axis."""
 
 from __future__ import annotations
 
