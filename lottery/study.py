@@ -60,7 +60,7 @@ class Study:
         tracker, status = None, "failed"
         try:
             lab = self.prepared()
-            self.folder.open(self.yaml, self.stop, LOG.warning)
+            self.folder.open(self.yaml, self.stop, partial(print, flush=True))
             self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
             for note in self.folder.notes:
                 LOG.warning(note)
@@ -83,7 +83,8 @@ class Study:
         """The lab, once everything has been checked that can be before training. Raises ConfigError."""
         check_fit(self.config.model, tuple(self.config.data.shape), self.config.data.classes)
         made(self.config.criterion, "criterion")
-        lab = Lab(self.config, self.stop, self.terminal.tick)
+        name = f"{self.config.name}/{self.key}"
+        lab = Lab(self.config, self.stop, self.terminal.tick, self.terminal.waiting, name)
         lab.initial  # noqa: B018 - the patterns of prunable.exclude, held against the network
         if hasattr(self.method, "check"):
             self.method.check(lab)

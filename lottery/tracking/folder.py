@@ -185,9 +185,24 @@ def check_writable(folders: Mapping[str, Path]) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x")
+            check_rename(probe, key)
             probe.unlink()
         except OSError as error:
             for path in (probe, *made):
                 with suppress(OSError):
                     path.unlink() if path is probe else path.rmdir()
             raise ConfigError(f"{key}: cannot write to {folder}: {error.strerror}") from error
+
+
+def check_rename(probe: Path, key: str) -> None:
+    """Raise ConfigError where a file cannot be replaced by renaming another: then no write is whole or absent."""
+    other = probe.with_suffix(".other.tmp")
+    other.write_bytes(b"y")
+    try:
+        os.replace(other, probe)
+    except OSError as error:
+        for path in (other, probe):
+            path.unlink()
+        raise ConfigError(
+            f"{key}: {probe.parent} is on a file system without atomic rename ({error.strerror}); choose another folder"
+        ) from error
