@@ -47,7 +47,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
-        mount("-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder))
+        mount("-t", "tmpfs", "-o", "size=150k", "tmpfs", str(folder))
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not allowed to mount a file system here")
     yield folder
