@@ -29,7 +29,7 @@ from lottery.models.build import build
 from lottery.pruning.controls import shuffled
 from lottery.pruning.prunable import prunable
 from lottery.pruning.prune import prune
-from lottery.stages.train import fit
+from lottery.training.fit import fit
 from lottery.state import StateRef
 from lottery.ticket import Mask, Ticket
 from lottery.tracking.terminal import Terminal

@@ -10,6 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -108,12 +109,16 @@ class Prunable:
 class Tracker:
     """Where results are mirrored; the run folder is written in any case."""
 
-    name: str = "wandb"  # none, csv, wandb
+    name: str = "wandb"  # none, csv, wandb, trackio
     mode: str = "auto"  # wandb only: offline, online, or auto (online only when logged in)
     project: str = "lottery"
     entity: str | None = None
     group: str | None = None  # default: the study's name
     tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.name == "trackio" and find_spec("trackio") is None:
+            raise ConfigError("tracker=trackio: trackio is not installed: pip install 'lottery[trackio]'")
 
 
 @dataclass
@@ -123,6 +128,8 @@ class Trainer:
     accelerator: str = "auto"
     threads: int | None = None  # CPU threads of torch; default: SLURM_CPUS_PER_TASK, else torch's own choice
     progress: bool = True
+    devices: int = 1  # processes a node, one a device
+    nodes: int = 1
 
 
 @dataclass
@@ -172,7 +179,7 @@ CHOICES = {
     "rewind.optimizer": ("rewind", "reset", "keep"),
     "rewind.schedule": ("rewind", "reset", "keep"),
     "rewind.order": ("rewind", "reset", "keep"),
-    "tracker.name": ("none", "csv", "wandb"),
+    "tracker.name": ("none", "csv", "wandb", "trackio"),
     "tracker.mode": ("auto", "offline", "online"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
 }
@@ -196,6 +203,8 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "controls.random": (0, True, 1000),
     "controls.shuffle": (0, True, 1000),
     "trainer.threads": (1, True, 1024),
+    "trainer.devices": (1, True, 1024),
+    "trainer.nodes": (1, True, 65536),
 }
 
 

@@ -28,14 +28,24 @@ def run(cfg: DictConfig, stop: StopFlag) -> int:
     logging.getLogger("lottery").propagate = True  # until the study shows its own records, below
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     from lottery.models.build import check_fit
+    from lottery.training.place import Place
 
-    check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs torch alone, which is half of the imports
+    place = Place.found(cfg.trainer)
+    if place.rank == 0:
+        check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs torch alone, which is half of the imports
+    from omegaconf import OmegaConf
+
+    from lottery.follow import follow
     from lottery.study import Study
+    from lottery.training.parallel import Ranks
 
     if stop:
         raise Interrupted(stop.signum or 0, "before the study began")
     try:
-        Study(cfg, stop).run()
+        with Ranks(place, cfg.trainer, OmegaConf.to_yaml(cfg, resolve=True), stop) as ranks:
+            if not ranks.first:
+                return follow(cfg, ranks, stop)
+            Study(cfg, stop, ranks).run()
     except SystemExit as error:  # Lightning exits so after a second Ctrl-C, rich when its reader has left
         raise (error.__context__ or error) from None
     return 0

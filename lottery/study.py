@@ -27,9 +27,11 @@ from lottery.tracking.folder import Row, RunFolder, check_writable
 from lottery.tracking.terminal import Terminal
 from lottery.tracking.trackers import Tracker, make_tracker
 from lottery.training.module import NonFiniteLoss
+from lottery.training.parallel import Ranks, RanksDiffer
 from lottery.training.signals import StopFlag
 
 LOG = logging.getLogger("lottery")
+OWN_THREADS = torch.get_num_threads()  # torch's own choice
 
 SCORES = (
     "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy",
@@ -40,8 +42,10 @@ SCORES = (
 class Study:
     """One method, one configuration, one seed: one run folder."""
 
-    def __init__(self, cfg: DictConfig, stop: StopFlag | None = None) -> None:
+    def __init__(self, cfg: DictConfig, stop: StopFlag | None = None, ranks: Ranks | None = None) -> None:
+        """`ranks`: the processes that train together, of which this one is the first."""
         self.config = settings(cfg)
+        self.ranks = ranks
         self.yaml = OmegaConf.to_yaml(cfg, resolve=True)
         self.method = typed_method(cfg.method)
         self.key = study_key(cfg)
@@ -56,7 +60,7 @@ class Study:
 
         Raises ConfigError before anything is written; LotteryError or Interrupted later, with finished rounds kept.
         """
-        set_threads(self.config.trainer.threads)
+        set_threads(self.config.trainer.threads, self.ranks.place.here if self.ranks else 1)
         tracker, status = None, "failed"
         try:
             lab = self.prepared()
@@ -84,7 +88,7 @@ class Study:
         check_fit(self.config.model, tuple(self.config.data.shape), self.config.data.classes)
         made(self.config.criterion, "criterion")
         name = f"{self.config.name}/{self.key}"
-        lab = Lab(self.config, self.stop, self.terminal.tick, self.terminal.waiting, name)
+        lab = Lab(self.config, self.stop, self.terminal.tick, self.terminal.waiting, name, self.ranks)
         lab.initial  # noqa: B018 - the patterns of prunable.exclude, held against the network
         if hasattr(self.method, "check"):
             self.method.check(lab)
@@ -130,8 +134,8 @@ class Study:
                         now.at(ticket.index, kind, copy)
                         yield lab.control(ticket, kind, copy)
                 now.at(ticket.index + 1)
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(f"{now.where}: {error}") from error
+        except (NonFiniteLoss, RanksDiffer) as error:
+            raise type(error)(f"{now.where}: {error}") from error
 
     def trainings(self) -> int:
         """How many trainings the study plans; 0 where the method does not say."""
@@ -231,8 +235,11 @@ def made(node: Any, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}: {node['_target_']}: {cause(error.__cause__ or error)}") from error
 
 
-def set_threads(threads: int | None) -> None:
-    """CPU threads for torch: as asked, else what SLURM granted, else torch's own choice."""
+def set_threads(threads: int | None, processes: int = 1) -> None:
+    """CPU threads for torch: as asked, else what SLURM granted, else torch's own choice.
+
+    What was not asked for is divided between the `processes` that this one starts on the machine, itself included.
+    """
     granted = os.environ.get("SLURM_CPUS_PER_TASK")
-    if threads or granted:
-        torch.set_num_threads(threads or int(granted or 1))
+    if threads or granted or processes > 1:
+        torch.set_num_threads(threads or max(1, int(granted or OWN_THREADS) // processes))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from lottery.data.order import WHOLE, Share
+
 if TYPE_CHECKING:
     from lottery.data.options import Data
     from lottery.data.order import Split
@@ -23,7 +25,13 @@ class Stream(Protocol):
         """Batches in an epoch; the last one is short where the batch size does not divide the training images."""
 
     def batch(self, step: int) -> Batch:
-        """The batch of any step ≥ 0, of epoch `step // steps_per_epoch`; fresh tensors on the data set's device."""
+        """The batch of any step ≥ 0, of epoch `step // steps_per_epoch`; fresh tensors on the data set's device.
+
+        A stream that was asked for with a share gives that part of it, at least one image (`Order.locate`).
+        """
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        """How many images of the step's batch are this process's own (0 … B), and how many there are (B)."""
 
 
 class Dataset(Protocol):
@@ -50,11 +58,14 @@ class Dataset(Protocol):
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set, with its batches on `device`."""
 
-    def stream(self, batch_size: int, seed: int, drop_last: bool = False) -> Stream:
-        """The training batches of `seeds.order = seed`. ConfigError where the batch size fits no batch."""
+    def stream(self, batch_size: int, seed: int, drop_last: bool = False, share: Share = WHOLE) -> Stream:
+        """The training batches of `seeds.order = seed`, or a share of each. ConfigError where no batch fits."""
 
-    def batches(self, split: str, size: int) -> Iterator[Batch]:
-        """All images of "train", "validation" or "test" once, in a fixed order, without augmentation."""
+    def batches(self, split: str, size: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """All images of "train", "validation" or "test" once, in a fixed order, without augmentation.
+
+        With a share, every so many-th of these batches; there may be none.
+        """
 
 
 class Source(Protocol):

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lottery.data.dataset import Batch
 from lottery.data.options import Data
-from lottery.data.order import Indices, Order, Split
+from lottery.data.order import WHOLE, Indices, Order, Share, Split
 from lottery.data.scaling import scaler
 from lottery.errors import ConfigError, LotteryError
 from lottery.seeding import derive
@@ -170,12 +170,13 @@ class FolderDataset:
     def to(self, device: torch.device | str) -> FolderDataset:
         return FolderDataset(self.options, self.splits, self.digest, torch.device(device))
 
-    def stream(self, batch_size: int, seed: int, drop_last: bool = False) -> FolderStream:
-        return FolderStream(self, Order(self.sizes["train"], batch_size, seed, drop_last))
+    def stream(self, batch_size: int, seed: int, drop_last: bool = False, share: Share = WHOLE) -> FolderStream:
+        return FolderStream(self, Order(self.sizes["train"], batch_size, seed, drop_last, share))
 
-    def batches(self, split: str, size: int) -> Iterator[Batch]:
+    def batches(self, split: str, size: int, share: Share = WHOLE) -> Iterator[Batch]:
         items = range(len(self.splits[split]))
-        return self.read(split, (items[start : start + size] for start in items[::size]))
+        starts = items[share.rank * size :: share.of * size]
+        return self.read(split, (items[start : start + size] for start in starts))
 
     def read(self, split: str, batches: Iterable[Sequence[Item]]) -> Generator[Batch, None, None]:
         """Decode batches of items of `split`, ahead of their use where there are workers; scale them on the device."""
@@ -212,6 +213,9 @@ class FolderStream:
         batch = next(self._batches)
         self._next_step = step + 1
         return batch
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        return self._order.sizes(step)
 
     def _start_(self, step: int) -> None:
         self._close()

@@ -32,13 +32,28 @@ def integers(count: int, high: int, seed: int, *words: str | int) -> Indices:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The part of every batch that this process reads, where `of` processes train one network between them."""
+
+    rank: int = 0
+    of: int = 1
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Order:
-    """The batches of a training run: which images of `count`, in which order, for any absolute step ≥ 0."""
+    """The batches of a training run: which images of `count`, in which order, for any absolute step ≥ 0.
+
+    With a `share` the batches are the same and one process's part of each is given, `batch_size` or less in all.
+    """
 
     count: int
     batch_size: int
     seed: int
     drop_last: bool = False
+    share: Share = WHOLE
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -54,12 +69,31 @@ class Order:
         return whole if self.drop_last or not rest else whole + 1
 
     def locate(self, step: int) -> tuple[int, slice]:
-        """The epoch that `step` belongs to, and which part of that epoch's permutation is its batch."""
+        """The epoch that `step` belongs to, and which part of that epoch's permutation is to be read for it.
+
+        A process whose share of a short batch is empty (`sizes` says so) reads the batch's first image, since networks
+        refuse empty batches; it has to count for nothing.
+        """
+        epoch, start, stop = self._batch(step)
+        first, last = self._part(start, stop)
+        return epoch, slice(first, last) if last > first else slice(start, start + 1)
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        """How many images of the step's batch are this process's own, and how many there are."""
+        _, start, stop = self._batch(step)
+        first, last = self._part(start, stop)
+        return last - first, stop - start
+
+    def _batch(self, step: int) -> tuple[int, int, int]:
         if step < 0:
             raise ValueError(f"step {step} < 0")
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
-        return epoch, slice(start, min(start + self.batch_size, self.count))
+        return epoch, start, min(start + self.batch_size, self.count)
+
+    def _part(self, start: int, stop: int) -> tuple[int, int]:
+        size, rank, of = stop - start, self.share.rank, self.share.of
+        return start + size * rank // of, start + size * (rank + 1) // of
 
     def permutation(self, epoch: int) -> Indices:
         """The images of epoch `epoch` in training order, int64 [count]: a function of (seed, epoch) alone."""

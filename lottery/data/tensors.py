@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from lottery.data.augment import FlipCrop
 from lottery.data.dataset import Batch
 from lottery.data.options import Data
-from lottery.data.order import Indices, Order, Split
+from lottery.data.order import WHOLE, Indices, Order, Share, Split
 from lottery.data.scaling import scaler
 from lottery.errors import LotteryError
 
@@ -117,11 +118,12 @@ class TensorDataset:
         splits = {name: (images.to(device), labels.to(device)) for name, (images, labels) in self.splits.items()}
         return TensorDataset(self.options, splits, self.digest)
 
-    def stream(self, batch_size: int, seed: int, drop_last: bool = False) -> TensorStream:
-        return TensorStream(self, Order(self.sizes["train"], batch_size, seed, drop_last))
+    def stream(self, batch_size: int, seed: int, drop_last: bool = False, share: Share = WHOLE) -> TensorStream:
+        return TensorStream(self, Order(self.sizes["train"], batch_size, seed, drop_last, share))
 
-    def batches(self, split: str, size: int) -> Iterator[Batch]:
-        for images, labels in zip(*(tensor.split(size) for tensor in self.splits[split]), strict=True):
+    def batches(self, split: str, size: int, share: Share = WHOLE) -> Iterator[Batch]:
+        whole = zip(*(tensor.split(size) for tensor in self.splits[split]), strict=True)
+        for images, labels in islice(whole, share.rank, None, share.of):
             if len(labels):
                 yield self.scale(images), labels.clone()
 
@@ -147,6 +149,9 @@ class TensorStream:
         if self._augment is not None:
             images = self._augment(images, part)
         return self._scale(images), self._labels.index_select(0, index)
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        return self._order.sizes(step)
 
     def _begin_(self, epoch: int) -> None:
         self._index = torch.from_numpy(self._order.permutation(epoch)).to(self._images.device)

@@ -27,6 +27,7 @@ from lottery.stages.store import Store
 from lottery.stages.train import Trained, TrainStages
 from lottery.state import StateRef
 from lottery.ticket import Mask, Ticket
+from lottery.training.parallel import Ranks
 from lottery.training.recipe import Recipe
 from lottery.training.rewind import RewindPolicy
 from lottery.training.signals import StopFlag
@@ -49,10 +50,16 @@ class Lab:
         on_tick: Callable[..., None],
         on_wait: Callable[[str], None] = LOG.warning,
         study: str = "",
+        ranks: Ranks | None = None,
     ) -> None:
-        """`on_tick` is told how a training gets on, `on_wait` for whom a stage has to wait; `study` is our own name."""
+        """`on_tick` is told how a training gets on, `on_wait` for whom a stage has to wait; `study` is our own name.
+
+        `ranks` are the processes that train together; LotteryError where trainer.devices asks for more than there are.
+        """
         self.config = config
         self.stop = stop
+        self.ranks = Ranks(trainer=config.trainer) if ranks is None else ranks
+        self.ranks.check(config.trainer)
         self.store = Store(Path(config.paths.store), study, stop, on_wait)
         self.dataset = load(config.data, Path(config.paths.data), config.seeds.split)
         self._placed: dict[torch.device, Dataset] = {}
@@ -66,11 +73,11 @@ class Lab:
             data=self.data_on,
             data_inputs=self._data_inputs(),
             recipe=self.recipe,
-            accelerator=config.trainer.accelerator,
             checkpoint_seconds=60 * config.train.checkpoint_minutes,
             checkpoint_steps=config.train.checkpoint_steps,
             stop=stop,
             on_tick=on_tick,
+            ranks=self.ranks,
         )
 
     # -- data and networks ------------------------------------------------------------------------------------------
@@ -114,6 +121,10 @@ class Lab:
     def train(self, ticket: Ticket, keep: Iterable[int] = ()) -> Trained:
         """The ticket, trained; cached. `keep` names the steps whose full state will be needed."""
         return self._trainings.train(ticket, keep)
+
+    def follow(self) -> None:
+        """On any rank but the first: train along whenever rank 0 trains."""
+        self._trainings.follow()
 
     def scores(self, trained: Trained, mask: Mask) -> dict[str, torch.Tensor]:
         """The criterion's score of every prunable weight; the lowest go first."""

@@ -2,93 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import nn
 
 from lottery.data.dataset import Dataset
 from lottery.errors import Interrupted, LotteryError
 from lottery.files import write_json
 from lottery.stages.lease import Lease
+from lottery.stages.orders import Order
 from lottery.stages.store import Stage, Store, environment
-from lottery.state import State, StateRef, save_state, state_digest
+from lottery.stages.trained import Kept, Trained
+from lottery.state import State, save_state, state_digest
 from lottery.ticket import Ticket
 from lottery.training.checkpoint import load_checkpoint, save_checkpoint
+from lottery.training.fit import fit
 from lottery.training.masking import mask_optimizer_state
-from lottery.training.module import Hooks, MaskedTraining, Progress, snapshot
+from lottery.training.module import Hooks, MaskedTraining, NonFiniteLoss, Progress, snapshot
 from lottery.training.optim import optimizer_state
+from lottery.training.parallel import Abandoned, Ranks, RanksDiffer
 from lottery.training.recipe import Recipe
 from lottery.training.signals import StopFlag
 
 VERSION = 1  # raise when the numerics of training change
 LOG = logging.getLogger("lottery")
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The full state of a training at one step: network and optimizer."""
-
-    state: StateRef
-    optimizer: StateRef
-
-    @classmethod
-    def paths(cls, folder: Path, step: int) -> tuple[Path, Path]:
-        return folder / f"state_{step:08d}.safetensors", folder / f"optimizer_{step:08d}.safetensors"
-
-    @classmethod
-    def read(cls, folder: Path, step: int, digests: dict[str, str]) -> Kept:
-        state, optimizer = cls.paths(folder, step)
-        return cls(StateRef.file(state, digests["state"]), StateRef.file(optimizer, digests["optimizer"]))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training. States are read from disk when asked for."""
-
-    ticket: Ticket
-    key: str
-    folder: Path
-    result: dict[str, Any]
-    kept: dict[int, Kept]
-    cached: bool
-
-    @classmethod
-    def read(cls, ticket: Ticket, stage: Stage, cached: bool) -> Trained:
-        result = stage.result()
-        kept = {int(step): Kept.read(stage.folder, int(step), digests) for step, digests in result["kept"].items()}
-        return cls(ticket, stage.key, stage.folder, result, kept, cached)
-
-    @property
-    def state(self) -> StateRef:
-        """The trained network; pruned weights are exactly zero."""
-        return StateRef.file(self.folder / "state.safetensors", self.result["state_digest"])
-
-    def at(self, step: int) -> StateRef:
-        """The network at the start, or at a kept step."""
-        return self.ticket.state if step == self.ticket.step else self._kept(step).state
-
-    def optimizer_at(self, step: int) -> StateRef | None:
-        """The optimizer's state at a kept step; at the start, what the ticket said (None: fresh)."""
-        return self.ticket.optimizer if step == self.ticket.step else self._kept(step).optimizer
-
-    def environment(self) -> dict[str, str]:
-        """Library versions, machine and device that it was computed with."""
-        return json.loads((self.folder / "stage.json").read_text())["environment"]
-
-    def _kept(self, step: int) -> Kept:
-        if step not in self.kept:
-            raise LotteryError(f"step {step} of training {self.key[:12]} was not kept; kept: {sorted(self.kept)}")
-        return self.kept[step]
 
 
 @dataclass
@@ -101,11 +44,11 @@ class TrainStages:
     data: Callable[[torch.device], Dataset]
     data_inputs: dict[str, Any]
     recipe: Recipe
-    accelerator: str
     checkpoint_seconds: float
     checkpoint_steps: int | None
     stop: StopFlag
     on_tick: Callable[[Ticket, int, float, float | None], None]
+    ranks: Ranks = field(default_factory=Ranks)  # the processes that train together
 
     def inputs(self, ticket: Ticket, until: int | None) -> dict[str, Any]:
         """Exactly what the numbers of this training depend on (design, 4.7)."""
@@ -147,25 +90,36 @@ class TrainStages:
         stage = self.store.stage("train", self.inputs(ticket, until))
 
         def compute(lease: Lease) -> None:
-            _Run(self, stage, lease, ticket, until, frozenset(keep)).compute()
+            with self.ranks.explained():
+                _Run(self, stage, lease, ticket, until, frozenset(keep)).compute()
 
         cached = self.store.finished(stage, compute, **self.facts())
         return Trained.read(ticket, stage, cached)
 
     def facts(self) -> dict[str, str]:
         """What is recorded of this process beside the library versions."""
-        return {"device": self.device_name(), "threads": str(torch.get_num_threads())}
+        threads, processes = str(torch.get_num_threads()), str(self.ranks.world)
+        return {"device": self.device_name(), "threads": threads, "processes": processes}
 
     def device_name(self) -> str:
         """What trains: "cpu" or the name of the GPU."""
-        if self.accelerator != "cpu" and torch.cuda.is_available():
+        if self.ranks.accelerator != "cpu" and torch.cuda.is_available():
             return torch.cuda.get_device_name()
         return "cpu"
+
+    def follow(self) -> None:
+        """On any rank but the first: train along whenever rank 0 begins a training, until it ends."""
+        while (received := self.ranks.receive()) is not None:
+            order = Order.read(*received)
+            stage = Stage("train", order.key, self.store.root / "train" / order.key, {})
+            run = _Run(self, stage, Lease(stage.folder), order.ticket, order.until, order.keep)
+            with suppress(Interrupted, NonFiniteLoss, RanksDiffer, Abandoned):  # rank 0 knows, and says what is next
+                run.train(*order.start)
 
 
 @dataclass
 class _Run:
-    """The computation of one train stage."""
+    """The computation of one train stage. Where several ranks do it together, only rank 0 reads and writes files."""
 
     owner: TrainStages
     stage: Stage
@@ -179,22 +133,33 @@ class _Run:
         self.saved_at, self.saved_step = monotonic(), self.ticket.step
 
     def compute(self) -> None:
-        network_state, optimizer, progress = self.beginning()
+        """On rank 0, which has the others do the same."""
+        self.owner.ranks.gather()
+        start = self.beginning()
+        if not self.owner.ranks.alone:
+            self.owner.ranks.send(*Order(self.stage.key, self.ticket, self.until, self.keep, start).written())
+        self.train(*start)
+
+    def train(self, network_state: State, optimizer: State | None, progress: Progress) -> None:
+        """To the end, or to a signal; the same on all ranks."""
+        owner, ranks = self.owner, self.owner.ranks
+        ranks.same("mask", self.ticket.mask.digest)
+        ranks.same("network", state_digest(network_state))
         self.saved_step = progress.step
-        network = self.owner.build()
+        network = owner.build()
         network.load_state_dict(network_state, strict=True)
         hooks = Hooks(
-            stop=lambda: bool(self.owner.stop),
+            stop=lambda: bool(owner.stop),
             due=self.due,
-            tick=lambda step, loss, accuracy: self.owner.on_tick(self.ticket, step, loss, accuracy),
-            keep=self.keep_state,
+            tick=lambda step, loss, accuracy: owner.on_tick(self.ticket, step, loss, accuracy),
+            keep=lambda module: ranks.first_does(lambda: self.keep_state(module)),
             checkpoint=self.maybe_checkpoint,
             finish=self.finish,
         )
         module = MaskedTraining(
-            network, self.ticket, self.owner.recipe, self.owner.data, progress, self.keep, self.until, optimizer, hooks
-        )
-        fit(module, self.owner.accelerator, self.stage.folder)
+            network, self.ticket, owner.recipe, owner.data, progress, self.keep, self.until, optimizer, hooks, ranks
+        )  # fmt: skip
+        fit(module, ranks.accelerator, self.stage.folder, ranks.index)
 
     def beginning(self) -> tuple[State, State | None, Progress]:
         """Where to start: the last checkpoint, or the ticket."""
@@ -236,30 +201,34 @@ class _Run:
         return by_count or monotonic() - self.saved_at > self.owner.checkpoint_seconds
 
     def maybe_checkpoint(self, module: MaskedTraining) -> None:
-        """Save when it is due; after a stop signal save and leave, to continue from here.
-
-        A disk that is full for the moment does not end a training that could still finish.
-        """
-        signum, step = self.owner.stop.signum, module.progress.step
-        if signum is None and not self.due(step):
+        """Save when it is due; after a stop signal, which any rank may have had, save and leave."""
+        step, ranks = module.progress.step, self.owner.ranks
+        signum, due = ranks.most(self.owner.stop.signum or 0, self.due(step))
+        if not signum and not due:
             return
+        ranks.first_does(lambda: self.save(module, leaving=signum > 0))
+        self.saved_at, self.saved_step = monotonic(), step
+        if signum:
+            raise Interrupted(signum, f"at step {step}")
+
+    def save(self, module: MaskedTraining, leaving: bool) -> None:
+        """Write the checkpoint. A disk that is full for the moment does not end a training that could still finish."""
         self.lease.check()
         try:
             save_checkpoint(module, self.checkpoint)
         except LotteryError as error:
-            if signum is not None:
+            if leaving:
                 raise
             LOG.warning("%s; the training goes on without this checkpoint", error)
-        self.saved_at, self.saved_step = monotonic(), step
-        if signum is not None:
-            raise Interrupted(signum, f"at step {step}")
 
     def finish(self, module: MaskedTraining) -> None:
         """Measure, write the results, and seal the stage. The test set is read here and nowhere else."""
-        progress = module.progress
+        progress, ranks = module.progress, self.owner.ranks
         state = snapshot(module.network)
+        digest = state_digest(state)
+        ranks.same("trained network", digest)
         result: dict[str, Any] = {
-            "state_digest": state_digest(state),
+            "state_digest": digest,
             "kept": progress.kept,
             "curve": progress.curve,
             "steps": module.end - self.ticket.step,
@@ -267,6 +236,10 @@ class _Run:
         }
         if self.until is None:
             result |= _final_scores(module, state)
+        ranks.first_does(lambda: self.write(state, result))
+
+    def write(self, state: State, result: dict[str, Any]) -> None:
+        """The results, and the seal."""
         self.lease.check()
         save_state(state, self.stage.folder / "state.safetensors")
         write_json(self.stage.folder / "result.json", result)
@@ -290,43 +263,3 @@ def _final_scores(module: MaskedTraining, state: State) -> dict[str, Any]:
         finally:  # a signal may end the measuring, and what is saved then is the network
             module.network.load_state_dict(state)
     return scores
-
-
-class _Trainer(pl.Trainer):
-    """Leaves to us a SIGTERM that the stop flag has seen: Lightning would exit between chunks, with nothing saved."""
-
-    stop: Callable[[], bool]
-
-    @property
-    def received_sigterm(self) -> bool:
-        return super().received_sigterm and not self.stop()
-
-
-def fit(module: MaskedTraining, accelerator: str, folder: Path) -> None:
-    """Let Lightning drive the chunks.
-
-    The environment plugin is chosen, never detected: under SLURM Lightning would otherwise install signal handlers of
-    its own and silently load the newest `hpc_ckpt_*` of the folder (specs: anchors E.3).
-    """
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\b.*")
-        trainer = _Trainer(
-            accelerator=accelerator,
-            devices=1,
-            max_epochs=1,
-            plugins=[LightningEnvironment()],
-            default_root_dir=folder,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.stop = module.hooks.stop
-        try:
-            trainer.fit(module)
-        except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise error.__context__ from None
-            raise

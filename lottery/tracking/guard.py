@@ -1,4 +1,4 @@
-"""What keeps a mirror of the results from harming a study: a failure or a hang is told once, then the mirror is lost."""
+"""What keeps a mirror of the results from harming a study: a failure or a hang is told once, then it is lost."""
 
 from __future__ import annotations
 

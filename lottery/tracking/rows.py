@@ -1,12 +1,13 @@
-"""What a study's configuration, rows and curves are called in a tracking service. Keys are fixed: the round is an axis."""
+"""What a study's configuration, rows and curves are called in a tracking service; the round is an axis, not a key."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lottery.tracking.folder import Row
+if TYPE_CHECKING:
+    from lottery.tracking.folder import Row
 
 SCORES = (
     "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy",

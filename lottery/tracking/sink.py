@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from lottery.errors import LotteryError
+
 Figures = Mapping[str, float]
 
 
@@ -71,6 +73,16 @@ class MaskFile:
     def id(self) -> str:
         return f"{self.alias} {self.digest[:16]}"
 
+    def metadata(self) -> dict[str, Any]:
+        """What the version says of itself. LotteryError where the file is damaged, or not the mask it should be."""
+        from lottery.ticket import read_metadata
+
+        header = read_metadata(self.path)
+        if header["digest"] != self.digest:
+            raise LotteryError(f"{self.path}: holds another mask than the table says")
+        told = {"digest": self.digest, "parent": header["parent"] or None, "study": header["study"]}
+        return {"round": self.round, "density": self.density} | told
+
 
 Item = Metrics | Image | MaskFile
 
@@ -92,7 +104,7 @@ class Sink(Protocol):
 
     label: str  # its name in a warning
     patience: float  # seconds after which a call has hung
-    folder: Path  # its own files in the run folder
+    keeps: bool  # whether what is handed over will be on record (False where the service is disabled)
 
     def enter(self) -> None:
         """Prepare this process."""

@@ -98,7 +98,7 @@ class Progress:
         self.control: str | None = None
         self.step = self.steps = 0  # of the present training: see Status
         self.share = 0.0  # of it
-        self.latest = self.round, self.control, self.copy  # finished
+        self.latest: tuple[int, str | None, int] = (0, None, 0)  # finished
         self.waiting: str | None = None
         self._fresh: list[float] = []  # wall seconds of the trainings that were not cached
         self._began = monotonic()

@@ -64,11 +64,10 @@ def make_tracker(config: Config, key: str, folder: Path) -> Tracker:
         from lottery.tracking.mirror import Mirror
         from lottery.tracking.wandb import WandbSink
 
-        return Mirror(config, key, folder, WandbSink(config.tracker, folder / "wandb"))
+        return Mirror(config, key, folder, WandbSink(config.tracker, key, folder / "wandb"))
     if name == "trackio":
         from lottery.tracking.mirror import Mirror
         from lottery.tracking.trackio import TrackioSink
 
-        home = Path(config.paths.runs) / ".trackio"
-        return Mirror(config, key, folder, TrackioSink(config.tracker, key, home, folder / "trackio"))
+        return Mirror(config, key, folder, TrackioSink(config.tracker, key, Path(config.paths.runs) / ".trackio"))
     return CsvTracker(folder) if name == "csv" else NoTracker()

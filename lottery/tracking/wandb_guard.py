@@ -1,74 +1,18 @@
-"""What keeps W&B from harming a study: a failure or a hang is told once, and its traces in the process are undone."""
+"""What W&B may not do to a study's process, its disk and its user's home: its traces are undone."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from operator import attrgetter
 from pathlib import Path
-from threading import Thread
-from typing import Any, Protocol, TypeVar
+
+from lottery.tracking.guard import cause, within
 
 LOG = logging.getLogger("lottery")
-T = TypeVar("T")
-
-
-class Mirror(Protocol):
-    """What `harmless` needs to know of an object whose methods it guards."""
-
-    lost: bool
-    patience: float  # seconds after which a call counts as hung
-    folder: Path  # where the results are in any case
-
-
-def harmless(method: Callable[..., None]) -> Callable[..., None]:
-    """What a mirror's method raises, or that it hangs, is told once; after that the mirror does nothing.
-
-    The method runs in a thread of its own: a service that is stopped, or waits for a disk, blocks whoever calls it.
-    """
-
-    @wraps(method)
-    def guarded(self: Mirror, *args: Any) -> None:
-        if self.lost:
-            return
-        try:
-            within(self.patience, lambda: method(self, *args))
-        except (Exception, SystemExit) as error:
-            self.lost = True
-            LOG.warning(
-                "W&B failed (%s): the study goes on without it, all results are in %s", cause(error), self.folder
-            )
-
-    return guarded
-
-
-def within(seconds: float, action: Callable[[], T]) -> T:
-    """What `action` returns or raises; TimeoutError, and the action left to itself, when it takes longer."""
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(action())
-        except BaseException as error:  # SystemExit too: it must reach the caller, not end this thread unseen
-            outcome.set_exception(error)
-
-    thread = Thread(target=work, daemon=True, name="lottery-wandb")
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer in {seconds:g} s")
-    return outcome.result()
-
-
-def cause(error: BaseException) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def check_room(folder: Path) -> None:
@@ -99,11 +43,12 @@ def end_service(seconds: float) -> None:
 
 @contextmanager
 def process_state(folder: Path) -> Iterator[None]:
-    """W&B keeps its files in `folder` and out of the user's home, prints nothing, and reports nothing about itself.
+    """W&B keeps its files in `folder`, its wandb/, and out of the user's home, prints and reports nothing of its own.
 
     At the end the environment is as before, and so are the hooks that W&B wraps anew for each study of a process.
     """
     ours = {
+        "WANDB_DIR": str(folder.resolve().parent),
         "WANDB_DATA_DIR": str(folder.resolve()),
         "WANDB_CACHE_DIR": str(folder.resolve() / "cache"),
         "WANDB_SILENT": "true",

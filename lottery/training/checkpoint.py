@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -22,9 +23,17 @@ def save_checkpoint(module: MaskedTraining, path: Path) -> None:
     The file carries a digest of all this: a training must not go on from a damaged one, which nobody would notice.
     Data order, augmentation and dropout are functions of the seeds and the step, so the step is their state.
     """
-    progress = module.progress
-    tensors = {f"network/{name}": value for name, value in snapshot(module.network).items()}
-    tensors |= {f"optimizer/{k}": v for k, v in optimizer_state(module.optimizer, module.network).items()}
+    state = snapshot(module.network), optimizer_state(module.optimizer, module.network), module.progress
+    tensors, facts = packed(*state)
+    text = json.dumps(facts)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"format": FORMAT, "progress": text, "digest": _digest(tensors, text)})
+
+
+def packed(network: State, optimizer: State, progress: Progress) -> tuple[State, dict[str, Any]]:
+    """The state of a training as tensors (private copies) and JSON values."""
+    tensors = {f"network/{name}": value for name, value in network.items()}
+    tensors |= {f"optimizer/{name}": value for name, value in optimizer.items()}
     tensors |= {f"best/{name}": value for name, value in (progress.best_state or {}).items()}
     tensors["progress/losses"] = progress.losses
     facts = {
@@ -35,9 +44,7 @@ def save_checkpoint(module: MaskedTraining, path: Path) -> None:
         "seconds": progress.seconds,
         "kept": progress.kept,
     }
-    tensors, text = copied(tensors), json.dumps(facts)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, {"format": FORMAT, "progress": text, "digest": _digest(tensors, text)})
+    return copied(tensors), facts
 
 
 def load_checkpoint(path: Path) -> tuple[State, State, Progress]:
@@ -49,22 +56,26 @@ def load_checkpoint(path: Path) -> tuple[State, State, Progress]:
         raise LotteryError(f"{path}: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
     if metadata.get("digest") != _digest(tensors, metadata.get("progress", "")):
         raise LotteryError(f"{path}: damaged, its content does not match its digest")
-    groups: dict[str, State] = {"network": {}, "optimizer": {}, "best": {}, "progress": {}}
+    return unpacked(tensors, json.loads(metadata["progress"]))
+
+
+def unpacked(tensors: State, facts: dict[str, Any]) -> tuple[State, State, Progress]:
+    """Network state, optimizer state and progress, as `packed`; tensors of other groups are passed over."""
+    groups: dict[str, State] = {}
     for key, value in tensors.items():
         group, _, name = key.partition("/")
-        groups[group][name] = value
-    facts = json.loads(metadata["progress"])
+        groups.setdefault(group, {})[name] = value
     progress = Progress(
         step=facts["step"],
         curve=facts["curve"],
         best_loss=float("inf") if facts["best_loss"] is None else facts["best_loss"],
         best_step=facts["best_step"],
-        best_state=groups["best"] or None,
+        best_state=groups.get("best"),
         seconds=facts["seconds"],
         losses=groups["progress"]["losses"],
         kept=facts["kept"],
     )
-    return groups["network"], groups["optimizer"], progress
+    return groups["network"], groups.get("optimizer", {}), progress
 
 
 def _digest(tensors: State, progress: str) -> str:

@@ -9,9 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-@torch.no_grad()
 def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy in [0, 1] over all batches; the mode is restored afterwards.
+    """Mean cross-entropy (nats) and accuracy in [0, 1] over all batches; the mode is restored afterwards."""
+    loss, correct, count = tallied(network, batches)
+    if not count:
+        raise ValueError("evaluate: no batches")
+    return loss / count, correct / count
+
+
+@torch.no_grad()
+def tallied(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
+    """The sum of the cross-entropy (nats), how many are classified correctly, and of how many, over all batches.
 
     Sums stay on the device and are read once, so that evaluating costs one synchronisation.
     """
@@ -27,7 +35,5 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tu
         sums = batch if sums is None else sums + batch
         count += len(labels)
     network.train(was_training)
-    if sums is None:
-        raise ValueError("evaluate: no batches")
-    loss_sum, correct_sum = sums.tolist()
-    return loss_sum / count, correct_sum / count
+    loss_sum, correct_sum = (0.0, 0.0) if sums is None else sums.tolist()
+    return loss_sum, correct_sum, count

@@ -24,9 +24,11 @@ from lottery.errors import LotteryError
 from lottery.seeding import derive
 from lottery.state import State
 from lottery.ticket import Ticket
-from lottery.training.evaluate import evaluate
+from lottery.training.evaluate import tallied
 from lottery.training.masking import MaskedStep
+from lottery.training.norms import GlobalNorms
 from lottery.training.optim import build_optimizer, load_optimizer_state_
+from lottery.training.parallel import GradientSum, Ranks
 from lottery.training.recipe import Recipe
 
 # An odd multiplier spreads the seeds of neighbouring steps over 63 bits; cheap enough for the loop.
@@ -61,7 +63,10 @@ class Progress:
 
 @dataclass
 class Hooks:
-    """What the surroundings of a training want to be told, and to ask for; `stop` and `due` are asked at every step."""
+    """What the surroundings of a training want to be told, and to ask for; `stop` and `due` are asked at every step.
+
+    Where several processes train together, `keep`, `checkpoint` and `finish` are called on all of them.
+    """
 
     stop: Callable[[], bool] = lambda: False  # whether a signal asks to leave
     due: Callable[[int], bool] = lambda step: False  # whether `checkpoint` should be called at this step
@@ -80,7 +85,11 @@ def snapshot(network: nn.Module) -> State:
 
 
 class MaskedTraining(pl.LightningModule):
-    """Train `ticket` by `recipe` from `progress.step` to the ticket's end."""
+    """Train `ticket` by `recipe` from `progress.step` to the ticket's end.
+
+    Several `ranks` do it together, each with its share of every batch: they add up their gradients before masks and
+    optimizer act, so that all of them hold the same network after each step.
+    """
 
     TICK_SECONDS = 0.5
 
@@ -95,6 +104,7 @@ class MaskedTraining(pl.LightningModule):
         end: int | None = None,
         optimizer_state: State | None = None,
         hooks: Hooks | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -105,6 +115,7 @@ class MaskedTraining(pl.LightningModule):
         self.end = ticket.step + ticket.steps if end is None else end
         self.initial_optimizer_state = optimizer_state
         self.hooks = hooks or Hooks()
+        self.ranks = ranks or Ranks()
         self.last_accuracy: float | None = None
         self.next_tick = monotonic() + self.TICK_SECONDS
 
@@ -143,9 +154,12 @@ class MaskedTraining(pl.LightningModule):
         if self.recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.data = self.data_on(self.device)
-        self.stream = self.data.stream(self.recipe.batch_size, self.recipe.order_seed, self.recipe.drop_last)
+        share = self.ranks.share
+        self.stream = self.data.stream(self.recipe.batch_size, self.recipe.order_seed, self.recipe.drop_last, share)
         self.progress.losses = self.progress.losses.to(self.device)
         self.masked_step = MaskedStep(self.network, self.ticket.mask, self.recipe.optim.clip_norm)
+        self.add_gradients = GradientSum(self.ranks, self.network.parameters())
+        self.leaving = self.ranks.agreement(lambda: self.hooks.stop(), lambda step: self.hooks.due(step))
         self.optimizer = optimizer
         if self.initial_optimizer_state is not None:
             load_optimizer_state_(self.optimizer, self.network, self.initial_optimizer_state)
@@ -181,32 +195,42 @@ class MaskedTraining(pl.LightningModule):
 
         Returns the losses, float32 [steps done].
         """
-        progress, network, stream, optimizer = self.progress, self.network, self.stream, self.optimizer
+        progress, stream, optimizer = self.progress, self.stream, self.optimizer
         first = progress.step
         losses = torch.zeros(until - first, device=self.device)
         offset = self.ticket.order_step - self.ticket.step
         generator = default_generator(self.device)
         autocast = self.autocast()
-        noise = derive(self.recipe.order_seed, "noise")
-        network.train()
+        noise = derive(self.recipe.order_seed, "noise", *([self.ranks.rank] if self.ranks.rank else []))
+        self.network.train()
         for step in range(first, until):
             images, labels = stream.batch(step + offset)
-            # Dropout and its kin draw from (seed, step) alone, so that a resumed training draws the same.
+            # Dropout and its kin draw from (seed, step, rank) alone, so that a resumed training draws the same.
             generator.manual_seed((noise + (step + offset) * GOLDEN) & MASK63)
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
             with autocast():
-                loss = F.cross_entropy(network(self.laid_out(images)), labels)
+                loss = self.loss(self.laid_out(images), labels, step + offset)
             loss.backward()
+            self.add_gradients()
             self.masked_step(optimizer)
             losses[step - first] = loss.detach()
             progress.step = step + 1
             if monotonic() > self.next_tick:
-                self.hooks.tick(step + 1, loss.item(), self.last_accuracy)
+                self.hooks.tick(step + 1, loss.item() * self.ranks.world, self.last_accuracy)
                 self.next_tick = monotonic() + self.TICK_SECONDS
-            if self.hooks.stop() or self.hooks.due(step + 1):
+            if self.leaving(step + 1):
                 break
-        return losses[: progress.step - first]
+        return self.ranks.added(losses[: progress.step - first])
+
+    def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """The mean cross-entropy of the batch at `step` of the data order; of several ranks each has its part of it."""
+        if self.ranks.alone:
+            return F.cross_entropy(self.network(images), labels)
+        own, total = self.stream.sizes(step)
+        with GlobalNorms(own, total):
+            logits = self.network(images)
+        return F.cross_entropy(logits, labels, reduction="sum") * (bool(own) / total)
 
     def learning_rate(self, step: int) -> float:
         """The rate of this step; fine-tuning stays at the schedule's last one."""
@@ -245,14 +269,22 @@ class MaskedTraining(pl.LightningModule):
 
         (The last update may have been the one that went wrong, and no training loss comes after it.)
         """
-        with self.autocast()():
-            loss, accuracy = evaluate(self.network, self.batches(split))
+        tally, stopped = (0.0, 0.0, 0.0), False
+        try:
+            with self.autocast()():
+                tally = tallied(self.network, self.batches(split))
+        except Stopped:
+            stopped = True
+        # Of several ranks each has measured its batches; where a signal reached one of them, all leave.
+        loss, correct, count, left = self.ranks.added(torch.tensor([*tally, stopped], dtype=torch.float64)).tolist()
+        if left:
+            raise Stopped
         if not isfinite(loss):
-            raise NonFiniteLoss.at(f"{split} loss", loss, self.progress.step)
-        return loss, accuracy
+            raise NonFiniteLoss.at(f"{split} loss", loss / count, self.progress.step)
+        return loss / count, correct / count
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self.data.batches(split, self.recipe.eval_batch_size):
+        for images, labels in self.data.batches(split, self.recipe.eval_batch_size, self.ranks.share):
             if self.hooks.stop():
                 raise Stopped
             yield self.laid_out(images), labels

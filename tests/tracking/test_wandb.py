@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from recording import RecordingSink, Service
 
 from lottery.config import Config, Tracker
+from lottery.tracking.mirror import Mirror
+from lottery.tracking.rows import curve_rows, publishable, round_row, summary, tags
+from lottery.tracking.sink import Metrics
 from lottery.tracking.trackers import make_tracker
-from lottery.tracking.wandb import WandbTracker, logged_in, run_mode
-from lottery.tracking.wandb_rows import curve_rows, publishable, round_row, summary, tags
+from lottery.tracking.wandb import logged_in, run_mode
+from lottery.tracking.wandb_log import contents
 
 KEY = "0123456789ab"
 CONFIG_YAML = """\
@@ -32,14 +37,14 @@ paths: {runs: /home/somebody/runs, data: data, store: runs/.store}
 Warnings = Callable[[], list[str]]
 
 
-def tracker_of(study: Any, **options: Any) -> WandbTracker:
+def tracker_of(study: Any, **options: Any) -> Mirror:
     config = Config(name="imp", seed=3, tracker=Tracker(name="wandb", **options))
     tracker = make_tracker(config, KEY, study.folder)
-    assert isinstance(tracker, WandbTracker)
+    assert isinstance(tracker, Mirror)
     return tracker
 
 
-def play(study: Any, tracker: WandbTracker, rounds: range) -> None:
+def play(study: Any, tracker: Mirror, rounds: range) -> None:
     """Hand over these rounds, each but the dense one followed by two reinit controls."""
     for index in rounds:
         tracker.round(study.row(index), study.curve(index), study.mask_path(index))
@@ -183,21 +188,54 @@ def test_each_mask_is_a_version_of_one_artifact(study: Any, finished: dict[str, 
     assert [Path(entry["local_path"]) for entry in files] == [study.mask_path(k) for k in range(3)]
 
 
+def once(study: Any, rounds: range) -> list[str]:
+    """The ids of all that a study hands over when it runs once."""
+    service = Service()
+    mirror = Mirror(Config(name="imp", seed=3, tracker=Tracker()), KEY, study.folder, RecordingSink(service))
+    mirror.start(CONFIG_YAML)
+    play(study, mirror, rounds)
+    mirror.close("failed")
+    return sorted(service.items)
+
+
+def logged(study: Any) -> list[str]:
+    """The same of what W&B has in all segments together, each as often as it is there."""
+    found = [record for path in segments(study) for record in records(path)]
+    masks = [json.loads(artifact["metadata"]) for artifact in of("artifact", found)]
+    ids = [f"round-{mask['round']:03d} {mask['digest'][:16]}" for mask in masks]
+    return sorted([*ids, *(Metrics(row).id for row in history(found))])
+
+
 def test_a_study_that_runs_again_continues_its_run(study: Any, home: Path, warnings_of: Warnings) -> None:
-    """Also as a task of `srun`, which Lightning takes for the second worker of one training."""
+    """Each row and mask is on record once. Also as a task of `srun`, which Lightning takes for a second worker."""
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-    for status in ("failed", "finished"):
+    def run(rounds: range, status: str, **options: str) -> None:
         rank_zero_only.rank = 1  # type: ignore[attr-defined]
-        tracker = tracker_of(study)
+        tracker = tracker_of(study, **options)
         tracker.start(CONFIG_YAML)
-        play(study, tracker, range(2))
+        play(study, tracker, rounds)
         tracker.close(status)
-        time.sleep(1.1)  # W&B names a segment's folder by the second
+
+    run(range(2), "failed")
+    time.sleep(1.1)  # W&B names a segment's folder by the second
+    run(range(3), "finished")
     first, second = map(records, segments(study))
-    assert history(first) == history(second) != []
+    assert [row["round"] for row in history(second) if "round" in row] == [2, 2, 2]
     assert [of("run", found)[0]["run_id"] for found in (first, second)] == [KEY, KEY]
     assert [of("exit", found)[0].get("exit_code", 0) for found in (first, second)] == [1, 0]
+    final = {k: v for record in of("summary", second) for k, v in record.get("update", {}).items()}
+    assert final["best_test_accuracy_round"] == 0
+    assert logged(study) == once(study, range(3))
+
+    run(range(3), "finished")  # nothing is new
+    assert len(segments(study)) == 2
+    for path in segments(study):  # as `wandb clean` does, once they were sent
+        shutil.rmtree(path.parent)
+    run(range(3), "finished")
+    assert segments(study) == []
+    run(range(3), "finished", project="another")
+    assert logged(study) == once(study, range(3))
     assert warnings_of() == []
 
 
@@ -359,6 +397,49 @@ def test_the_process_ends_as_it_would_have(tmp_path: Path, home: Path, deadly: s
     assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert "W&B failed" in ended.stderr
+
+
+KILLED = """
+import os, signal, sys, time
+sys.path[:0] = [{tests!r}, {root!r}]
+from pathlib import Path
+from conftest import FakeStudy
+import test_wandb as t
+study = FakeStudy(Path(sys.argv[1]))
+tracker = t.tracker_of(study)
+tracker.start(t.CONFIG_YAML)
+t.play(study, tracker, range(2))
+time.sleep(1.0)
+t.play(study, tracker, range(2, 3))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@linux
+@pytest.mark.slow
+def test_a_killed_study_is_continued_without_a_row_lost_or_doubled(
+    study: Any, tmp_path: Path, home: Path, warnings_of: Warnings
+) -> None:
+    """What was logged in the half second before a SIGKILL may be lost, and the end of the log torn; it comes again."""
+    here, folder = Path(__file__).parent, tmp_path / "killed" / KEY
+    script = KILLED.format(tests=str(here), root=str(here.parents[1]))
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", script, str(folder)], timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    study.folder = folder
+    (killed,) = segments(study)
+    size = -1
+    while size != (size := killed.stat().st_size):  # W&B's service notices, writes what it has, and leaves
+        time.sleep(0.5)
+    early = once(study, range(2))
+    assert [id for id in early if id not in contents(killed)["items"]] == []
+    os.truncate(killed, size - 5)
+
+    tracker = tracker_of(study)
+    tracker.start(CONFIG_YAML)
+    play(study, tracker, range(3))
+    tracker.close("finished")
+    assert sorted(id for path in segments(study) for id in contents(path)["items"]) == once(study, range(3))
+    assert warnings_of() == []
 
 
 # -- its parts ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,55 @@
+"""Lightning around a MaskedTraining: loops, devices, and nothing that it would like to do by itself."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from lottery.training.module import MaskedTraining
+
+
+class _Trainer(pl.Trainer):
+    """Leaves to us a SIGTERM that the stop flag has seen: Lightning would exit between chunks, with nothing saved."""
+
+    stop: Callable[[], bool]
+
+    @property
+    def received_sigterm(self) -> bool:
+        return super().received_sigterm and not self.stop()
+
+
+def fit(module: MaskedTraining, accelerator: str, folder: Path, index: int | None = None) -> None:
+    """Let Lightning drive the chunks, on one device: of several GPUs the one with this index.
+
+    Where several processes train together each has a Lightning of its own, which knows nothing of the others.
+
+    The environment plugin is chosen, never detected: under SLURM Lightning would otherwise install signal handlers of
+    its own and silently load the newest `hpc_ckpt_*` of the folder (specs: anchors E.3).
+    """
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\b.*")
+        trainer = _Trainer(
+            accelerator=accelerator,
+            devices=1 if index is None else [index],
+            max_epochs=1,
+            plugins=[LightningEnvironment()],
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.stop = module.hooks.stop
+        try:
+            trainer.fit(module)
+        except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise

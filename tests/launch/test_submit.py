@@ -1,0 +1,126 @@
+"""`submit`, which returns at once, and `cancel`, on this machine. Those on SLURM are in the tests marked slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from command_line_tools import QUICK, call, spawn
+from test_launcher import SLOW, running_studies, the_sweep, wait_until
+
+from lottery.launch.record import Job, Outcome, Sweep, new_folder, running
+from lottery.stages.lease import start_time
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_submit_returns_and_cancel_ends(tmp_path: Path) -> None:
+    """The workers hold neither the terminal nor the pipes of who submitted them; what they were at is saved."""
+    began = time.monotonic()
+    outcome = spawn("submit", "hydra/launcher=local", *SLOW, "seed=0,1", cwd=tmp_path)  # reads its pipes to their ends
+    assert (outcome.status, outcome.err) == (0, ""), outcome
+    sweep = the_sweep(tmp_path)
+    assert f"sweep {sweep.name}: 2 studies submitted here, by process {sweep.jobs[0].job}" in outcome.out
+    assert running(sweep.jobs[0])
+    assert not sweep.ended()
+    submitted = time.monotonic() - began
+    wait_until(lambda: len(running_studies(tmp_path / "runs")) == 2, "both studies to run")
+    assert submitted < time.monotonic() - began
+
+    first = call("cancel", sweep.name)
+    assert (first.status, first.out) == (0, f"sweep {sweep.name}: cancelled 2 of 2 studies\n")
+    assert not running(sweep.jobs[0])
+    for job in sweep.jobs:
+        status = json.loads((tmp_path / "runs" / job.folder / "status.json").read_text())
+        assert (status["state"], status["signal"]) == ("interrupted", "SIGTERM")
+    second = call("cancel", "latest")
+    assert (second.status, second.out) == (0, f"sweep {sweep.name}: nothing to cancel, its jobs have ended\n")
+
+
+WRONG = {
+    "submit +exp=imp_rewind seed=x": (2, "seed: got 'x', expected a whole number"),
+    "submit hydra/launcher=submitit_local": (2, "submit: this launcher does not return before its jobs end"),
+    "submit --config runs/study/0/config.yaml": (2, "submit: takes --config-dir and overrides"),
+    "submit --cfg": (2, "submit: takes --config-dir and overrides"),
+    "submit imp_rewind": (2, "an experiment is run as +exp=imp_rewind"),
+    "cancel": (2, "cancel: the following arguments are required: SWEEP"),
+    "cancel nothing": (2, "no sweep in runs/.sweeps"),
+    "cancel latest --runs elsewhere": (2, "no sweep in elsewhere/.sweeps"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong(wrong: str, tmp_path: Path) -> None:
+    outcome = call(*wrong.split(" "))
+    status, expected = WRONG[wrong]
+    assert outcome.status == status
+    assert expected in outcome.line
+    assert not list(tmp_path.iterdir())
+
+
+def test_submit_means_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = call("submit", *QUICK)
+    assert outcome.status == 2
+    assert outcome.line.startswith("lottery: hydra/launcher=slurm: no sbatch on this machine; use hydra/launcher=local")
+
+
+def test_help() -> None:
+    for words in (["submit"], ["submit", "--help"]):
+        outcome = call(*words)
+        assert outcome.status == 0
+        assert "hydra/launcher=slurm_preempt" in outcome.out or "slurm_preempt" in outcome.out
+
+
+def swept(tmp_path: Path, executor: str, job: str = "", started: str = "") -> Sweep:
+    sweep = Sweep(new_folder(tmp_path / "runs", "now"), executor, [], [Job("a", [], "study/a", job, started)])
+    sweep.write()
+    return sweep
+
+
+def test_cancel_on_another_machine(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, "local", "1", "1")
+    sweep.host, sweep.kernel = "elsewhere", "another boot"
+    sweep.write()
+    outcome = call("cancel", "now")
+    assert outcome.status == 1
+    assert outcome.line == "lottery: cancel: sweep now runs on elsewhere; cancel it there"
+
+
+def test_cancel_never_ends_a_process_that_only_has_the_number(tmp_path: Path) -> None:
+    """This very process has it."""
+    swept(tmp_path, "local", str(os.getpid()), f"{start_time(os.getpid())}0")
+    outcome = call("cancel", "now")
+    assert (outcome.status, outcome.out) == (0, "sweep now: nothing to cancel, its jobs have ended\n")
+
+
+def test_cancel_where_there_is_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swept(tmp_path, "slurm", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = call("cancel", "now")
+    assert outcome.status == 1
+    assert outcome.line == "lottery: cancel: no SLURM on this machine; run it where the sweep was submitted"
+
+
+def test_cancel_leaves_alone_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job may still be seen for a moment. Programs that stand for SLURM's: job 7 runs, nothing may be cancelled."""
+    sweep = swept(tmp_path, "slurm", "7")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "squeue").write_text('#!/bin/sh\nprintf "%-40s%-20s\\n" 7 RUNNING\n')
+    (programs / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/cancelled\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    assert call("cancel", "now").out == "sweep now: cancelled 1 of 1 jobs: 7\n"
+    assert (tmp_path / "cancelled").read_text() == "7\n"
+    sweep.end(0, Outcome(0))
+    assert call("cancel", "now").out == "sweep now: nothing to cancel, its jobs have ended\n"
+    assert (tmp_path / "cancelled").read_text() == "7\n"

@@ -1,0 +1,196 @@
+"""What a mirror hands to a service: everything once, however often the study is run, and nothing a service drops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recording import RecordingSink, Refused, Service
+
+from lottery.config import Config, Tracker
+from lottery.tracking.mirror import Mirror
+from lottery.tracking.sink import MaskFile, Metrics, RunInfo
+
+KEY = "0123456789ab"
+YAML = "name: imp\nseed: 3\ndata: {name: mnist1d}\nmodel: {_target_: a.mlp}\nmethod: {_target_: b.IMP}\n"
+INFO = RunInfo(KEY, f"imp ({KEY})", "imp", ["mnist1d"], {"name": "imp"})
+PNG = b"\x89PNG\r\n"
+
+
+def run(study: Any, sink: RecordingSink, rounds: range, status: str = "finished", **changes: Any) -> None:
+    """A study, run or run again: each round with a control, then a figure."""
+    mirror = Mirror(Config(name="imp", seed=3, tracker=Tracker()), KEY, study.folder, sink)
+    mirror.start(YAML)
+    for index in rounds:
+        mirror.round(study.row(index, **changes), study.curve(index), study.mask_path(index))
+        mirror.round(study.row(index, "random"), study.curve(index), study.mask_path(index))
+    if status == "finished":
+        figure = study.folder / "accuracy.png"
+        figure.write_bytes(PNG)
+        mirror.figure(figure)
+    mirror.close(status)
+
+
+def test_a_study_cut_short_anywhere_and_run_again_is_recorded_as_if_it_had_not_been(study: Any, tmp_path: Path) -> None:
+    whole = Service()
+    run(study, RecordingSink(whole), range(3))
+    for cut in range(1, 4):
+        service = Service()
+        run(study, RecordingSink(service), range(cut), status="failed")
+        assert service.exit_code == 1
+        run(study, RecordingSink(service), range(3))
+        assert (service.rows, service.masks, service.images) == (whole.rows, whole.masks, whole.images)
+        assert (service.summary, service.exit_code) == (whole.summary, 0)
+        assert [info.key for info in service.runs] == [KEY, KEY]
+
+
+def test_what_was_lost_in_the_middle_of_a_round_is_all_that_is_handed_over_again(study: Any) -> None:
+    whole, service = Service(), Service()
+    run(study, RecordingSink(whole), range(3))
+    run(study, RecordingSink(service), range(3), status="failed")
+    lost = service.rows[5:9]
+    service.rows[5:9] = []
+    service.items -= {Metrics(row).id for row in lost} | {MaskFile("m", Path(), 1, 0.5, study.masks[1].digest).id}
+    del service.masks[1]
+    run(study, RecordingSink(service), range(3))
+    assert service.rows[-4:] == lost
+    assert sorted(map(str, service.rows)) == sorted(map(str, whole.rows))
+    assert sorted(map(str, service.masks)) == sorted(map(str, whole.masks))
+
+
+def test_a_finished_study_that_is_run_again_does_not_open_its_run(study: Any) -> None:
+    service = Service()
+    run(study, RecordingSink(service), range(3))
+    again = RecordingSink(service)
+    run(study, again, range(3))
+    assert len(service.runs) == 1
+    assert again.state == "left"
+
+
+def test_a_row_with_other_figures_than_on_record_is_recorded_too(study: Any) -> None:
+    service = Service()
+    run(study, RecordingSink(service), range(2))
+    run(study, RecordingSink(service), range(2), test_accuracy=0.25)
+    found = [row["round/test_accuracy"] for row in service.rows if row.get("round/test_accuracy")]
+    assert found == pytest.approx([0.8, 0.7, 0.25, 0.25])
+
+
+def test_the_round_is_an_axis_whatever_the_number_of_rounds(study: Any) -> None:
+    """The recording refuses more than 1,000 names, and any step."""
+    service = Service()
+    mirror = Mirror(Config(name="imp", tracker=Tracker()), KEY, study.folder, RecordingSink(service))
+    mirror.start(YAML)
+    for index in range(200):
+        row = study.row(0, round=index)
+        mirror.round(row, study.curve(0), study.mask_path(0))
+    assert not mirror.lost
+    assert len(service.rows) == 800
+    assert len({alias for _, alias, _ in service.masks}) == 200
+    assert len(service.keys) < 40
+
+
+def test_a_row_is_the_same_row_however_its_numbers_are_written() -> None:
+    assert Metrics({"a": 1, "b": 0.5}).id == Metrics({"b": 0.5, "a": 1.0}).id
+    assert Metrics({"a": float("nan")}).id == Metrics({"a": float("nan")}).id
+    assert len({Metrics(row).id for row in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": 1, "b": 1}, {"a": float("inf")})}) == 5
+
+
+def test_a_service_that_drops_rows_without_a_word_is_told_of(study: Any, warnings_of: Callable[[], list[str]]) -> None:
+    class Dropping(RecordingSink):
+        def metrics(self, figures: Any) -> None:
+            if figures.get("curve/step") != 10:
+                super().metrics(figures)
+
+    run(study, Dropping(Service()), range(2))
+    (warning,) = warnings_of()
+    assert "the recording failed" in warning
+    assert "4 of 19 entries are not on its record" in warning
+
+
+@pytest.mark.parametrize("call", ["recorded", "open", "metrics", "image", "artifact", "summary", "close"])
+def test_whatever_fails_costs_one_warning_and_the_mirror(
+    study: Any, warnings_of: Callable[[], list[str]], call: str
+) -> None:
+    class Failing(RecordingSink):
+        pass
+
+    def fail(*_: Any) -> None:
+        raise SystemExit("no\nreason")
+
+    setattr(Failing, call, fail)
+    sink = Failing(Service())
+    run(study, sink, range(3))
+    (warning,) = warnings_of()
+    assert "the recording failed (SystemExit: no)" in warning
+    assert str(study.folder) in warning
+    assert sink.state == "left", "what it did to the process is undone"
+
+
+def test_a_mask_file_that_is_not_the_tables_mask_is_not_recorded(
+    study: Any, warnings_of: Callable[[], list[str]]
+) -> None:
+    study.mask_path(1).write_bytes(study.mask_path(2).read_bytes())
+    service = Service()
+    run(study, RecordingSink(service), range(3))
+    assert [alias for _, alias, _ in service.masks] == ["round-000"]
+    (warning,) = warnings_of()
+    assert "holds another mask" in warning
+
+
+# -- the recording itself ----------------------------------------------------------------------------------------------
+
+
+def opened(service: Service | None = None) -> RecordingSink:
+    sink = RecordingSink(service or Service())
+    sink.enter()
+    sink.open(INFO)
+    return sink
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"_step": 1},
+        {"step": 1},
+        {"a": None},
+        {"a": "1"},
+        {"a": True},
+        {f"round_{k}/accuracy": 0.5 for k in range(1001)},
+    ],
+    ids=["_step", "step", "None", "text", "bool", "1001 names"],
+)
+def test_the_recording_refuses_rows_that_a_service_would_lose(figures: dict[str, Any]) -> None:
+    with pytest.raises(Refused):
+        opened().metrics(figures)
+
+
+def test_the_recording_refuses_names_files_and_sizes(study: Any) -> None:
+    mask = MaskFile.of(study.row(0), "masks-imp", study.mask_path(0))
+    for wrong in (replace(mask, artifact="masks imp"), replace(mask, artifact="a/b"), replace(mask, path=Path("no"))):
+        with pytest.raises(Refused):
+            opened().artifact(wrong, {})
+    with pytest.raises(Refused):
+        opened().artifact(mask, {"text": "x" * (1 << 20)})
+    with pytest.raises(ValueError, match="JSON"):
+        opened().artifact(mask, {"density": float("nan")})
+    with pytest.raises(Refused):
+        opened().image("figure/a", study.mask_path(0))
+    with pytest.raises(Refused):
+        RecordingSink(Service()).open(INFO)
+    with pytest.raises(Refused):
+        opened(opened().service).open(INFO)
+
+
+@pytest.mark.parametrize("call", ["metrics", "summary"])
+def test_the_recording_refuses_what_comes_after_the_end(call: str) -> None:
+    sink = opened()
+    sink.close(0)
+    with pytest.raises(Refused):
+        getattr(sink, call)({"a": 1.0})
+    other = RecordingSink(sink.service)
+    other.enter()
+    with pytest.raises(Refused, match="one run"):
+        other.open(replace(INFO, key="f" * 12))
