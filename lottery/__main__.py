@@ -17,7 +17,7 @@ COMMANDS: dict[str, str] = {
     "submit": "lottery.launch.commands:submit",
     "status": "lottery.launch.status:status",
     "cancel": "lottery.launch.commands:cancel",
-    "store": "lottery.stages.inventory:store",
+    "store": "lottery.inventory.command:store",
     "sync": "lottery.tracking.sync:sync",
     "doctor": "lottery.doctor:doctor",
 }
@@ -29,15 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Whatever goes wrong is one line on stderr. Nothing slow is imported before the configuration is known to be valid.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0] in COMMANDS:
+        return reported(lambda: command(*args))
     with stop_on_signals() as stop:
         return reported(lambda: dispatch(args, stop))
 
 
+def command(word: str, *args: str) -> int:
+    """One of COMMANDS. They have no state to save: a signal ends them at once."""
+    module, _, function = COMMANDS[word].partition(":")
+    return getattr(import_module(module), function)(list(args))
+
+
 def dispatch(args: list[str], stop: StopFlag) -> int:
-    """A command, the help, the version, the printed configuration, a sweep, or one study."""
-    if args and args[0] in COMMANDS:
-        module, _, function = COMMANDS[args[0]].partition(":")
-        return getattr(import_module(module), function)(args[1:])
+    """The help, the version, the printed configuration, a sweep, or one study."""
     asked = Arguments.parse(args, COMMANDS)
     if asked.help or not args:
         return show(help_text(asked.config_dir, COMMANDS))

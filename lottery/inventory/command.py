@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from time import time
 
 from lottery.arguments import CommandParser
@@ -72,8 +70,7 @@ def store(args: list[str]) -> int:
         CommandParser("store ls|show|gc|verify", ABOUT).parse_args(args)
     if first not in commands:
         raise ConfigError.of("store", first, f"ls, show, gc or verify{nearest(first, commands)}")
-    with _interruptible():
-        return commands[first](parser(first).parse_args(args[1:]))
+    return commands[first](parser(first).parse_args(args[1:]))
 
 
 def parser(command: str) -> CommandParser:
@@ -92,21 +89,6 @@ def parser(command: str) -> CommandParser:
     elif command == "verify":
         found.add_argument("--remove", action="store_true", help="remove damaged stages")
     return found
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Signals end the command at once: it has no state to save, and what it does may end at any point."""
-    if threading.current_thread() is not threading.main_thread():  # where Python installs no handlers
-        yield
-        return
-    former = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    former[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
 
 
 def gc(asked: Namespace) -> int:

@@ -161,7 +161,7 @@ class Lease:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # the second where `store gc` has just removed the folder
             return False
         try:
             with os.fdopen(file, "w") as opened:

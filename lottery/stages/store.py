@@ -87,7 +87,10 @@ class Stage:
         except (FileNotFoundError, ValueError, KeyError):
             unchanged = False
         if not unchanged:
-            raise LotteryError(f"{path}: changed since the stage was finished; remove the folder to compute it again")
+            raise LotteryError(
+                f"{path}: changed since the stage was finished; `python -m lottery store verify --remove` removes "
+                "damaged stages, and the same command computes them again"
+            )
         return json.loads(path.read_text())
 
 

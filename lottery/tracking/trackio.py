@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lottery.config import Tracker
 from lottery.errors import LotteryError
 from lottery.files import file_digest
+from lottery.tracking.guard import within
 from lottery.tracking.sink import Figures, MaskFile, Metrics, Recorded, RunInfo
 
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WEBHOOK_URL", "SYSTEM")  # each would mean the network
@@ -80,10 +81,14 @@ class TrackioSink:
             self._log(row)
 
     def close(self, exit_code: int) -> None:
-        self._run.finish()
+        run, self._run = self._run, None
+        run.finish()
         self._check()
 
     def leave(self, seconds: float) -> None:
+        if self._run is not None:  # given up: its thread would go on trying
+            with suppress(Exception, SystemExit):
+                within(seconds, self._run.finish)
         self._process.close()
 
     # -- how --------------------------------------------------------------------------------------------------------
@@ -140,7 +145,8 @@ class TrackioSink:
         for mask in masks:
             for version in mask["versions"]:
                 told = storage.get_artifact_manifest(self.project, mask["name"], f"v{version['version']}")["metadata"]
-                ids.add(f"round-{told['round']:03d} {told['digest'][:16]}")
+                # Masks of the same content are one version, with an alias for each round.
+                ids |= {f"{alias} {told['digest'][:16]}" for alias in version["aliases"]}
         return ids
 
     @staticmethod

@@ -68,9 +68,9 @@ class _Norm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = whole_statistics(x, mine, values)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, mean.float(), torch.rsqrt(variance + eps).float())
-        ctx.mine, ctx.values, ctx.has_bias = mine, values, bias is not None
         kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+        ctx.save_for_backward(x, weight, mean.to(kind), torch.rsqrt(variance + eps).to(kind))
+        ctx.mine, ctx.values, ctx.has_bias = mine, values, bias is not None
         out = F.batch_norm(x, mean.to(kind), variance.to(kind), weight, bias, False, 0.0, eps)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance

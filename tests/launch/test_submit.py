@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line_tools import QUICK, call, spawn
-from test_launcher import SLOW, running_studies, the_sweep, wait_until
+from test_launcher import SLOW, in_mid_training, the_sweep, wait_until
 
 from lottery.launch.record import Job, Outcome, Sweep, new_folder, running
 from lottery.stages.lease import start_time
@@ -24,14 +24,16 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_submit_returns_and_cancel_ends(tmp_path: Path) -> None:
     """The workers hold neither the terminal nor the pipes of who submitted them; what they were at is saved."""
     began = time.monotonic()
-    outcome = spawn("submit", "hydra/launcher=local", *SLOW, "seed=0,1", cwd=tmp_path)  # reads its pipes to their ends
+    outcome = spawn(
+        "submit", "hydra/launcher=local", *SLOW, "train.steps=60000it", "seed=0,1", cwd=tmp_path
+    )  # reads its pipes to their ends
     assert (outcome.status, outcome.err) == (0, ""), outcome
     sweep = the_sweep(tmp_path)
     assert f"sweep {sweep.name}: 2 studies submitted here, by process {sweep.jobs[0].job}" in outcome.out
     assert running(sweep.jobs[0])
     assert not sweep.ended()
     submitted = time.monotonic() - began
-    wait_until(lambda: len(running_studies(tmp_path / "runs")) == 2, "both studies to run")
+    wait_until(lambda: in_mid_training(tmp_path / "runs") == 2, "both studies to run")
     assert submitted < time.monotonic() - began
 
     first = call("cancel", sweep.name)
