@@ -278,6 +278,7 @@ def check(cfg: DictConfig) -> None:
     check_times(cfg)
     check_optim(cfg)
     check_data(OmegaConf.to_object(cfg.data))  # type: ignore[arg-type]
+    OmegaConf.to_object(cfg.tracker)  # raises where its package is not installed
     check_targets(cfg)
     typed_method(cfg.method)
 

@@ -90,7 +90,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[dict[str, Any]]]]:
     """The scenarios, all at the same time; each test looks at the end of one."""
     folder = tmp_path_factory.mktemp("templates")
-    scenarios = {"study": interrupted_study, "seeds": array_over_seeds, "lines": array_over_lines}
+    scenarios = {"study": interrupted_study, "ddp": two_nodes, "seeds": array_over_seeds, "lines": array_over_lines}
     with ThreadPoolExecutor() as pool:
         yield {name: pool.submit(scenario, slurm, folder / name) for name, scenario in scenarios.items()}
 
@@ -109,11 +109,24 @@ def interrupted_study(slurm: Slurm, folder: Path) -> dict[str, Any]:
     study.struck(job, lambda: slurm.scontrol("requeue", job))
     slurm.signals_before_preemption(False)
     try:
-        study.struck(job, lambda: slurm.preempt("node2", cpus=8, cwd=folder))
+        study.struck(job, lambda: slurm.preempt("node2", cpus=7, cwd=folder))
     finally:
         slurm.signals_before_preemption(True)
     found = study.end(job)
     return {"found": found, "restarts": slurm.restarts(job), "log": slurm.log(job)}
+
+
+def two_nodes(slurm: Slurm, folder: Path) -> dict[str, Any]:
+    """ddp.sbatch with a process on each node, data copied to both, meets a time limit."""
+    study = SlowStudy(slurm, folder)
+    fake_mnist(folder / "data" / "mnist.safetensors")
+    env = {"LOTTERY_DATA": str(folder / "data"), "SLURM_TMPDIR": str(folder / "node"), "MASTER_ADDR": "127.0.0.1"}
+    job = submitted("ddp.sbatch", study, "--nodes=2", "--ntasks-per-node=1", **env)
+    study.struck(job, lambda: slurm.announce_time_limit(job))
+    slurm.scontrol("update", f"JobId={job}", "TimeLimit=240")
+    found = study.end(job)
+    copies = [path.name for path in (folder / "node" / "data").iterdir()]
+    return {"found": found, "job": slurm.job(job), "log": slurm.log(job), "copies": copies}
 
 
 def array_over_seeds(slurm: Slurm, folder: Path) -> dict[str, Any]:
@@ -160,6 +173,25 @@ def test_study_survives_time_limit_requeue_and_preemption(
     saved = re.findall(r"interrupted by (\w+) at step (\d+)", end["log"])
     assert [signal for signal, _ in saved] == ["SIGUSR1", "SIGTERM", "SIGTERM"]
     assert re.findall(r"continue training \w+ at step (\d+)", end["log"]) == [step for _, step in saved]
+
+
+def test_study_on_two_nodes_finds_what_one_process_finds(
+    jobs: dict[str, Future[dict[str, Any]]], expected: dict[str, Any]
+) -> None:
+    """Up to rounding, also when it was interrupted."""
+    end = jobs["ddp"].result()
+    assert end["job"]["Restarts"] == "1"
+    assert end["job"]["NodeList"] == "node[1-2]"
+    assert set(re.findall(r"interrupted by (\w+)", end["log"])) == {"SIGUSR2"}
+    assert "continue training" in end["log"]
+    assert end["found"]["left over"] == []
+    [here], [there] = expected["studies"].values(), end["found"]["studies"].values()
+    assert len(there["rows"]) == len(here["rows"])
+    for row, other in zip(here["rows"], there["rows"], strict=True):
+        assert other["kept"] == row["kept"]
+        assert other["train_loss"] == pytest.approx(row["train_loss"], rel=1e-3)
+        assert other["test_loss"] == pytest.approx(row["test_loss"], rel=1e-3)
+    assert end["copies"] == ["mnist.safetensors"]
 
 
 def test_array_over_seeds_runs_so_many_at_a_time(
