@@ -118,7 +118,7 @@ class Tracker:
 
     def __post_init__(self) -> None:
         if self.name == "trackio" and find_spec("trackio") is None:
-            raise ConfigError("tracker=trackio: trackio is not installed: pip install 'lottery[trackio]'")
+            raise ConfigError("tracker=trackio: trackio is not installed: pip install trackio")
 
 
 @dataclass

@@ -20,10 +20,10 @@ from lottery.ticket import Mask
 TEST_CLUSTER = ROOT / "slurm" / "test_cluster"
 PATIENCE = 240.0  # seconds, for a machine with many other things to do
 
-# Five trainings of 100 steps, each 10 s long while it is slow, with a checkpoint every 20 steps.
+# Five trainings of 100 steps, each 20 s long while it is slow, with a checkpoint every 2 s.
 STUDY = (
     *QUICK, "name=faults", "method.rounds=2", "controls.random=1", "train.steps=100it", "train.eval_every=25it",
-    "train.checkpoint_steps=20", "optim=momentum", "optim.lr=0.05", "rewind=weights", "rewind.to=30it",
+    "train.checkpoint_steps=10", "optim=momentum", "optim.lr=0.05", "rewind=weights", "rewind.to=30it",
     "model._target_=slow_network.mlp",
 )  # fmt: skip
 TRAININGS = 5
@@ -144,7 +144,7 @@ class Slurm:
 class SlowStudy:
     """A study in a folder of its own, whose training steps are slow until `hurry`, so that faults meet it at work."""
 
-    def __init__(self, slurm: Slurm, folder: Path, *overrides: str, seconds: float = 0.1) -> None:
+    def __init__(self, slurm: Slurm, folder: Path, *overrides: str, seconds: float = 0.2) -> None:
         """`seconds`: how long a slow training step takes."""
         self.slurm = slurm
         self.folder = folder

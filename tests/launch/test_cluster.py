@@ -95,15 +95,15 @@ def jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         yield {name: pool.submit(scenario, slurm, folder / name) for name, scenario in scenarios.items()}
 
 
-def submitted(template: str, study: SlowStudy, *options: str, first: tuple[str, ...] = (), **env: str) -> str:
-    words = (*SMALL, *options, str(TEMPLATES / template), *first, *study.overrides)
+def submitted(template: str, study: SlowStudy, *options: str, lines: str = "", **env: str) -> str:
+    words = (*SMALL, *options, str(TEMPLATES / template), *filter(None, [lines]), *study.overrides)
     return study.slurm.sbatch(*words, cwd=study.folder, **study.env, **env)
 
 
 def interrupted_study(slurm: Slurm, folder: Path) -> dict[str, Any]:
     """study.sbatch meets a time limit, `scontrol requeue`, and a preemption that sends SIGTERM alone."""
     study = SlowStudy(slurm, folder)
-    job = submitted("study.sbatch", study, "--partition=low", "--nodelist=node2")
+    job = submitted("study.sbatch", study, "--partition=low", "--nodelist=node2", "--cpus-per-task=4")
     study.struck(job, lambda: slurm.announce_time_limit(job))
     slurm.scontrol("update", f"JobId={job}", "TimeLimit=240")
     study.struck(job, lambda: slurm.scontrol("requeue", job))
@@ -146,7 +146,7 @@ def array_over_lines(slurm: Slurm, folder: Path) -> dict[str, Any]:
     fake_mnist(folder / "data" / "mnist.safetensors")
     (folder / "studies.txt").write_text("seed=7\nseed=3 'model.hidden=[6, 5]' method.rounds=1\n")
     env = {"LOTTERY_DATA": str(folder / "data"), "SLURM_TMPDIR": str(folder / "node")}
-    job = submitted("sweep.sbatch", study, "--array=2", "--nodelist=node1", first=("studies.txt",), **env)
+    job = submitted("sweep.sbatch", study, "--array=2", "--nodelist=node1", lines="studies.txt", **env)
     slurm.wait_for_state(f"{job}_2", "COMPLETED")
     [config] = study.runs.glob("faults/*/config.yaml")
     return {"config": OmegaConf.load(config), "copy": folder / "node" / "data"}

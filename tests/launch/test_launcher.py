@@ -501,7 +501,8 @@ def test_a_killed_worker_and_ctrl_c(tmp_path: Path) -> None:
     assert interrupted.endswith("the state is saved, the same command continues")
     sweep = the_sweep(tmp_path)
     assert not running(sweep.jobs[0])
-    states = [json.loads((runs / job.folder / "status.json").read_text())["state"] for job in sweep.jobs]
+    notes = [runs / job.folder / "status.json" for job in sweep.jobs]
+    states = [json.loads(note.read_text())["state"] for note in notes if note.exists()]  # the third has barely begun
     assert states[0] == "running"  # who is killed says nothing
     assert "running" not in states[1:]
 

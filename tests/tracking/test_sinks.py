@@ -101,7 +101,7 @@ class Trackio:
 @pytest.fixture(params=[Recorded, Wandb, Trackio], ids=lambda kind: kind.__name__.lower())
 def service(request: pytest.FixtureRequest, study: Any, home: Path, fresh_trackio: None) -> Any:
     if request.param is Trackio and find_spec("trackio") is None:
-        pytest.skip("trackio is not installed (pip install 'lottery[trackio]')")
+        pytest.skip("trackio is not installed (pip install trackio)")
     return request.param(study.folder)
 
 

@@ -23,7 +23,7 @@ KEY = "0123456789ab"
 YAML = "name: imp\nseed: 3\ndata: {name: mnist1d}\nmodel: {_target_: a.mlp}\nmethod: {_target_: b.IMP}\n"
 
 installed = pytest.mark.skipif(
-    find_spec("trackio") is None, reason="trackio is not installed (pip install 'lottery[trackio]')"
+    find_spec("trackio") is None, reason="trackio is not installed (pip install trackio)"
 )
 
 
@@ -185,5 +185,5 @@ def test_where_it_is_missing_one_line_says_how_to_install_it_and_nothing_is_writ
     monkeypatch.setattr("lottery.config.find_spec", lambda name: None)
     outcome = call("tracker=trackio")
     assert outcome.status == 2
-    assert "pip install 'lottery[trackio]'" in outcome.line
+    assert "pip install trackio" in outcome.line
     assert listing(tmp_path) == {}
