@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from lottery.arguments import Arguments, CommandParser
 from lottery.errors import ConfigError, LotteryError
 from lottery.launch import scheduler
-from lottery.launch.record import SWEEPS, Sweep, running
+from lottery.launch.record import SWEEPS, Sweep
 from lottery.launch.studies import find_sweep
 from lottery.run import stop_on_signals
 from lottery.stages.lease import kernel
@@ -88,14 +88,15 @@ def cancel_local(sweep: Sweep) -> str:
     """What was cancelled; "" if nothing was left."""
     if sweep.kernel != kernel():
         raise LotteryError(f"cancel: sweep {sweep.name} runs on {sweep.host}; cancel it there")
-    [first, *_] = sweep.jobs
-    if not running(first):
+    told = sweep.processes()
+    if not told:
         return ""
-    os.kill(int(first.job), signal.SIGTERM)
+    for pid in told:
+        os.kill(pid, signal.SIGTERM)
     deadline = monotonic() + GONE_SECONDS
-    while running(first):
+    while left := sweep.processes():
         if monotonic() > deadline:
-            raise LotteryError(f"cancel: process {first.job} was told to stop, but still runs")
+            raise LotteryError(f"cancel: told to stop, but still running: process {', '.join(map(str, left))}")
         sleep(0.1)
-    left = len(sweep.jobs) - len(sweep.ended())
-    return f"cancelled {left} of {len(sweep.jobs)} studies"
+    open_ones = len(sweep.jobs) - len(sweep.ended())
+    return f"cancelled {open_ones} of {len(sweep.jobs)} studies"

@@ -99,9 +99,13 @@ def announcement(sweep: Sweep, runs: str) -> str:
     """What was started, and how to look at it."""
     count = f"{len(sweep.jobs)} {'study' if len(sweep.jobs) == 1 else 'studies'}"
     by = f"as SLURM job {id_text(sweep)}" if sweep.executor == "slurm" else f"here, by process {sweep.jobs[0].job}"
-    where = "" if runs == "runs" else f" --runs {runs}"
-    commands = [f"  python -m lottery {word} {sweep.name}{where}" for word in ("status", "cancel")]
+    commands = [f"  {command_for(word, sweep, runs)}" for word in ("status", "cancel")]
     return "\n".join([f"sweep {sweep.name}: {count} submitted {by}", *commands])
+
+
+def command_for(word: str, sweep: Sweep, runs: str) -> str:
+    """The command line that shows or cancels a sweep."""
+    return f"python -m lottery {word} {sweep.name}" + ("" if runs == "runs" else f" --runs {runs}")
 
 
 def id_text(sweep: Sweep) -> str:
@@ -150,7 +154,7 @@ def wait_slurm(sweep: Sweep, runs: str, stop: StopFlag) -> int:
         if stop:
             error = LotteryError(
                 f"interrupted by {signal.Signals(stop.signum or 0).name}; {report.sum}, the other jobs go on: "
-                f"python -m lottery status {sweep.name} shows them, python -m lottery cancel {sweep.name} ends them"
+                f"`{command_for('status', sweep, runs)}` shows them, `{command_for('cancel', sweep, runs)}` ends them"
             )
             error.exit_status = 128 + (stop.signum or 0)
             raise error
@@ -179,4 +183,4 @@ def wait_local(sweep: Sweep, process: Popen[bytes], stop: StopFlag) -> int:
         return max(report.statuses.values())
     if stop or process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
         raise Interrupted(stop.signum or signal.SIGTERM, f"with {report.sum}")
-    raise LotteryError(f"{report.sum}, the others did not begin: no worker starts; see {sweep.folder / 'launcher.log'}")
+    raise LotteryError(f"{report.sum}, and no worker is left for the others; see {sweep.folder / 'launcher.log'}")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 YEAR_MINUTES = 60 * 24 * 365
-KILLED = "its process was killed (out of memory?); the same command runs it again"
+KILLED = "its process was killed (out of memory?); the same command continues it"
 
 
 def start(sweep: Sweep, settings: Sequence[Local]) -> subprocess.Popen[bytes]:
@@ -88,7 +88,7 @@ class Crew:
 
     def _buried(self, worker: str, claims: dict[int, str], interrupted: bool) -> None:
         """A worker has ended: the study that it has left behind, unless it was told to, has failed."""
-        own = [number for number, by in claims.items() if by == worker]
+        own = [number for number, by in claims.items() if by.split()[0] == worker]
         self.useless += not own
         for number in own:
             if not interrupted and self.sweep.outcome(number) is None:

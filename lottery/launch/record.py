@@ -107,7 +107,7 @@ class Sweep:
     # -- claims -------------------------------------------------------------------------------------------------------
 
     def claim(self, number: int, worker: str) -> bool:
-        """Take a study for this worker; False if another has it. One worker at most gets True."""
+        """Take a study for this worker, a process and its start; False if another has it. One at most gets True."""
         path = self._file("claims", number)
         path.parent.mkdir(exist_ok=True)
         try:
@@ -121,6 +121,12 @@ class Sweep:
     def claims(self) -> dict[int, str]:
         """number of a study -> the worker that took it."""
         return {int(path.stem): path.read_text() for path in (self.folder / "claims").glob("*.txt")}
+
+    def processes(self) -> list[int]:
+        """Those of a local sweep that run: the one that starts the workers, and the workers' own."""
+        known = {(job.job, job.started) for job in self.jobs}
+        known |= {(pid, started) for pid, _, started in (by.partition(" ") for by in self.claims().values())}
+        return [int(pid) for pid, started in sorted(known) if alive(pid, started)]
 
     def log(self, number: int) -> Path:
         """Where a worker of the local launcher puts what a study prints."""
@@ -149,7 +155,12 @@ def new_folder(runs: Path, now: str) -> Path:
 
 def running(job: Job) -> bool:
     """Whether the process that starts a local sweep's workers runs on this machine."""
-    return job.job.isdecimal() and bool(job.started) and start_time(int(job.job)) == job.started
+    return alive(job.job, job.started)
+
+
+def alive(pid: str, started: str) -> bool:
+    """Whether this process runs, and not another one that was given its number."""
+    return pid.isdecimal() and bool(started) and start_time(int(pid)) == started
 
 
 def write_json(path: Path, value: Any) -> None:

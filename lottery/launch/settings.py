@@ -6,6 +6,7 @@ version 1.2 leaves out.
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,9 +105,11 @@ def register() -> None:
 
 def settings_for(cfg: DictConfig, launcher: DictConfig) -> Settings:
     """The launcher's settings for one study, whose values they may refer to. Raises OmegaConfBaseException."""
-    study = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(study, dict)
-    root = OmegaConf.create({**study, "hydra": {"launcher": OmegaConf.to_container(launcher)}})
+    written = OmegaConf.to_container(launcher)
+    root = OmegaConf.create({"hydra": {"launcher": written}})
+    for key in re.findall(r"\$\{([A-Za-z_][\w.]*)\}", str(written)):  # not all of it: that takes a while
+        if (value := OmegaConf.select(cfg, key)) is not None:
+            OmegaConf.update(root, key, value)
     resolved = OmegaConf.to_container(root.hydra.launcher, resolve=True)
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LAUNCHERS[launcher._target_]), resolved))  # type: ignore[return-value]
 

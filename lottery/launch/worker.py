@@ -12,6 +12,7 @@ from pathlib import Path
 from lottery.launch.job import study
 from lottery.launch.record import Sweep
 from lottery.run import stop_on_signals
+from lottery.stages.lease import start_time
 
 
 @dataclass
@@ -26,11 +27,12 @@ class Worker:
 
         with stop_on_signals() as stop:
             sweep, done = Sweep.read(Path(self.sweep)), 0
-            compose = Composer(sweep.config_dir)
+            compose, worker = Composer(sweep.config_dir), os.environ["SUBMITIT_LOCAL_JOB_ID"]  # its controller's number
+            worker = f"{worker} {start_time(int(worker))}"
             for number, job in enumerate(sweep.jobs):
                 if stop:
                     break
-                if sweep.claim(number, os.environ["SUBMITIT_LOCAL_JOB_ID"]):
+                if sweep.claim(number, worker):
                     with output_to(sweep.log(number)), threads_given_back():
                         outcome = study(job.overrides, compose, job.label, stop)
                     if outcome.status < 128:

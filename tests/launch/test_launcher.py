@@ -26,7 +26,7 @@ from lottery.launch.held import HELD
 from lottery.launch.job import StudyJob, comes_back
 from lottery.launch.launcher import id_text
 from lottery.launch.local import Crew, worker_environment
-from lottery.launch.record import Job, Outcome, Sweep, new_folder, running
+from lottery.launch.record import Job, Outcome, Sweep, new_folder
 from lottery.launch.settings import Local
 from lottery.launch.slurm import Watch, last_word
 from lottery.launch.snapshot import described, snapshot
@@ -361,10 +361,14 @@ def test_an_outcome_stands_until_the_study_is_run_again() -> None:
 
 
 def test_a_process_number_that_is_used_again_is_not_the_launcher() -> None:
-    here = str(os.getpid())
-    assert running(Job("", [], "", here, start_time(os.getpid())))
-    assert not running(Job("", [], "", here, "1"))
-    assert not running(Job("", [], "", "", ""))
+    here, started = str(os.getpid()), start_time(os.getpid())
+    sweep = Sweep(new_folder(Path("runs"), "now"), "local", [], [Job("", [], "", here, "1")])
+    assert sweep.processes() == []
+    sweep.jobs[0].started = started
+    assert sweep.processes() == [os.getpid()]
+    sweep.jobs[0].job = ""
+    sweep.claim(0, f"{here} {started}")  # also a worker whose starter was killed
+    assert sweep.processes() == [os.getpid()]
 
 
 def test_the_copy_of_the_code_runs_and_is_the_one_that_is_imported(tmp_path: Path) -> None:
@@ -454,7 +458,7 @@ def test_a_sweep_on_this_machine(tmp_path: Path) -> None:
     assert "2 of 3 studies done" in outcome.out
     assert [sweep.outcome(number) for number in range(3)] == [Outcome(0), Outcome(1, cause), Outcome(0)]
     assert "done: 2 rows" in sweep.log(0).read_text()
-    assert not running(sweep.jobs[0])
+    assert not sweep.processes()
 
     reference = tmp_path / "reference"
     assert call("-m", *studies, f"paths.runs={reference}").status == 1
@@ -500,7 +504,7 @@ def test_a_killed_worker_and_ctrl_c(tmp_path: Path) -> None:
     assert interrupted.startswith("lottery: interrupted by SIGINT with ")
     assert interrupted.endswith("the state is saved, the same command continues")
     sweep = the_sweep(tmp_path)
-    assert not running(sweep.jobs[0])
+    assert not sweep.processes()
     notes = [runs / job.folder / "status.json" for job in sweep.jobs]
     states = [json.loads(note.read_text())["state"] for note in notes if note.exists()]  # the third has barely begun
     assert states[0] == "running"  # who is killed says nothing

@@ -11,7 +11,7 @@ import pytest
 from command_line_tools import QUICK, call, spawn
 from test_launcher import SLOW, in_mid_training, the_sweep, wait_until
 
-from lottery.launch.record import Job, Outcome, Sweep, new_folder, running
+from lottery.launch.record import Job, Outcome, Sweep, new_folder
 from lottery.stages.lease import start_time
 
 
@@ -30,7 +30,7 @@ def test_submit_returns_and_cancel_ends(tmp_path: Path) -> None:
     assert (outcome.status, outcome.err) == (0, ""), outcome
     sweep = the_sweep(tmp_path)
     assert f"sweep {sweep.name}: 2 studies submitted here, by process {sweep.jobs[0].job}" in outcome.out
-    assert running(sweep.jobs[0])
+    assert sweep.processes()
     assert not sweep.ended()
     submitted = time.monotonic() - began
     wait_until(lambda: in_mid_training(tmp_path / "runs") == 2, "both studies to run")
@@ -38,7 +38,7 @@ def test_submit_returns_and_cancel_ends(tmp_path: Path) -> None:
 
     first = call("cancel", sweep.name)
     assert (first.status, first.out) == (0, f"sweep {sweep.name}: cancelled 2 of 2 studies\n")
-    assert not running(sweep.jobs[0])
+    assert not sweep.processes()
     for job in sweep.jobs:
         status = json.loads((tmp_path / "runs" / job.folder / "status.json").read_text())
         assert (status["state"], status["signal"]) == ("interrupted", "SIGTERM")

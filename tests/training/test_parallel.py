@@ -288,6 +288,28 @@ def test_interrupted_on_any_rank_and_continued(
         assert_close(found, expected)
 
 
+def test_noise_is_a_function_of_seed_step_and_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout must not be the same for the images of two ranks; the first one draws as one process does."""
+    states: list[int] = []
+    forward = nn.Dropout.forward
+
+    def recorded(module: nn.Dropout, images: Tensor) -> Tensor:
+        if module.training:
+            states.append(hash(torch.get_rng_state().numpy().tobytes()))
+        return forward(module, images)
+
+    monkeypatch.setattr(nn.Dropout, "forward", recorded)
+
+    def drawn(ranks: Ranks, stop: StopFlag) -> list[int]:
+        training(tmp_path / str(ranks.world), dropout=0.25)(ranks, stop)
+        return states
+
+    one, two = on_ranks(1, drawn), on_ranks(2, drawn)
+    assert len(set(one[0])) == 30
+    assert two[0] == one[0]
+    assert len({*two[0], *two[1]}) == 60
+
+
 def test_ranks_that_hold_different_masks_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = train.Order.read
 
