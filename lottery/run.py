@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lottery.errors import Interrupted, LotteryError, cause
+from lottery.errors import ConfigError, Interrupted, LotteryError, cause
 from lottery.training.signals import HANDLED, StopFlag
 
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ def run(cfg: DictConfig, stop: StopFlag) -> int:
     from lottery.models.build import check_fit
     from lottery.training.place import Place
 
-    place = Place.found(cfg.trainer)
+    try:
+        place = Place.found(cfg.trainer)
+    except ConfigError as error:  # of several tasks that SLURM has started the first one says it
+        if os.environ.get("SLURM_PROCID", "0") == "0":
+            raise
+        return error.exit_status
     if place.rank == 0:
         check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs torch alone, which is half of the imports
     from omegaconf import OmegaConf

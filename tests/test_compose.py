@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ def test_every_option_of_every_group_composes() -> None:
     for number in range(max(map(len, listed.values()))):
         chosen = [f"{group}={options[number % len(options)]}" for group, options in listed.items()]
         needed = ["schedule.milestones=[2ep,4ep]"] if "schedule=multistep" in chosen else []
+        if "tracker=trackio" in chosen and find_spec("trackio") is None:
+            with pytest.raises(ConfigError, match="pip install trackio"):
+                composed([*chosen, *needed])
+            continue
         composed([*chosen, *needed])
 
 

@@ -164,6 +164,9 @@ def test_a_wrong_number_of_tasks_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
         assert outcome.status == 2
         assert "srun --ntasks-per-node" in outcome.line or "set tasks_per_node=2 (--ntasks-per-node)" in outcome.line
     assert "SLURM started 3 tasks, but trainer.devices=2 and trainer.nodes=2 need 4" in outcome.line
+    monkeypatch.setenv("SLURM_PROCID", "1")  # the other tasks leave it to the first
+    outcome = call(*QUICK, *DDP, "trainer.nodes=2")
+    assert (outcome.status, outcome.err) == (2, "")
     assert not list(tmp_path.iterdir())
 
 
