@@ -29,10 +29,10 @@ from lottery.models.build import build
 from lottery.pruning.controls import shuffled
 from lottery.pruning.prunable import prunable
 from lottery.pruning.prune import prune
-from lottery.training.fit import fit
 from lottery.state import StateRef
 from lottery.ticket import Mask, Ticket
 from lottery.tracking.terminal import Terminal
+from lottery.training.fit import fit
 from lottery.training.module import Hooks, MaskedTraining, Progress
 from lottery.training.recipe import Recipe
 

@@ -111,10 +111,14 @@ def test_the_printed_configuration_is_the_one_that_runs(tmp_path: Path) -> None:
 
 def test_a_study_run_from_its_own_folder_is_the_same_study(tmp_path: Path) -> None:
     assert call(*QUICK).status == 0
-    before = {name: data for name, data in listing(tmp_path).items() if not name.endswith((".log", ".png", "status.json"))}
+    before = {
+        name: data for name, data in listing(tmp_path).items() if not name.endswith((".log", ".png", "status.json"))
+    }
     again = call("--config", str(run_folder(tmp_path) / "config.yaml"))
     assert (again.status, again.err) == (0, "")
-    assert {name: data for name, data in listing(tmp_path).items() if not name.endswith((".log", ".png", "status.json"))} == before
+    assert {
+        name: data for name, data in listing(tmp_path).items() if not name.endswith((".log", ".png", "status.json"))
+    } == before
 
 
 def test_a_study_leaves_only_its_own_folders(tmp_path: Path) -> None:

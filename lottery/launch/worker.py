@@ -50,7 +50,7 @@ def preload() -> None:
     """
     gc.disable()
     with suppress(Exception):
-        import matplotlib.backends.backend_agg
+        import matplotlib.backends.backend_agg  # noqa: F401
 
         import lottery.study  # noqa: F401
     gc.freeze()

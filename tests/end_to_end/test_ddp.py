@@ -1,4 +1,4 @@
-"""`trainer=ddp` on real processes: one process's study up to rounding, one writer, and nothing lost when one is killed."""
+"""`trainer=ddp` on real processes: one process's study up to rounding, one writer, nothing lost when one is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`slurm/ddp.sbatch` over two nodes of a real SLURM: one study, one writer; queued again, it ends with the same bits."""
+"""`slurm/ddp.sbatch` over two nodes of a real SLURM: one study, one writer; queued again, it ends in the same bits."""
 
 from __future__ import annotations
 

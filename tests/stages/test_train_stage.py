@@ -171,7 +171,9 @@ def test_a_seal_that_does_not_vouch_for_the_result_is_refused(make_lab: Callable
     lab = make_lab()
     folder = lab.train(lab.initial).folder
     (folder / "DONE").write_text(content)
-    with pytest.raises(LotteryError, match=r"result\.json: changed since the stage was finished; .* store verify --remove"):
+    with pytest.raises(
+        LotteryError, match=r"result\.json: changed since the stage was finished; .* store verify --remove"
+    ):
         lab.train(lab.initial)
 
 

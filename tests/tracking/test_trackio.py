@@ -22,9 +22,7 @@ from lottery.tracking.trackers import make_tracker
 KEY = "0123456789ab"
 YAML = "name: imp\nseed: 3\ndata: {name: mnist1d}\nmodel: {_target_: a.mlp}\nmethod: {_target_: b.IMP}\n"
 
-installed = pytest.mark.skipif(
-    find_spec("trackio") is None, reason="trackio is not installed (pip install trackio)"
-)
+installed = pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed (pip install trackio)")
 
 
 def play(study: Any, rounds: range, status: str = "finished") -> None:

@@ -35,8 +35,8 @@ from lottery.training.optim import build_optimizer
 from lottery.training.parallel import Abandoned, GradientSum, Ranks
 from lottery.training.signals import StopFlag
 
-# Of weights of order 1, after 12 steps and after 30. Below 1e-6 is found; but rounding may move an activation across the
-# kink of a ReLU, and then it grows. (So it does between one thread and two.)
+# Of weights of order 1, after 12 steps and after 30. Below 1e-6 is found; but rounding may move an activation across
+# the kink of a ReLU, and then it grows. (So it does between one thread and two.)
 EARLY, LATE = 1e-5, 1e-3
 # 96 images: five batches of 19 and one of a single image, which leaves nothing for all ranks but one.
 UNEVEN = ("train.batch_size=19", *AUGMENTED, *MOMENTUM)
