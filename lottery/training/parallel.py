@@ -27,7 +27,7 @@ from lottery.training.meeting import TIMEOUT, Meeting, RankLost
 from lottery.training.place import LOOPBACK, Place
 from lottery.training.signals import StopFlag
 
-AGREE_SECONDS, AGREE_STEPS = 0.1, 32  # how often the ranks agree on whether to go on: whichever comes first
+AGREE_SECONDS, AGREE_STEPS = 0.25, 32  # how often the ranks agree on whether to go on: whichever comes first
 
 
 class RanksDiffer(LotteryError):
