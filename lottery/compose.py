@@ -116,8 +116,10 @@ def choose_(cfg: DictConfig, overrides: Sequence[str], config_dir: str | None = 
 
     Hydra merges a preset's values over any option of the group; a key given by itself (rewind.to=2ep) still wins.
     """
-    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    given, known = dict(override.split("=", 1) for override in overrides if "=" in override), groups(config_dir)
     for group in CHOSEN & set(given):
+        if given[group] not in known[group]:  # not an option of the group but values: optim={lr: 0.1}
+            continue
         option = OmegaConf.to_container(OmegaConf.load(found_in(group, given[group], config_dir)))
         assert isinstance(option, dict)
         cfg[group].update({key: option[key] for key in map(str, option) if f"{group}.{key}" not in given})

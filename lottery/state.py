@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import safetensors.torch
 import torch
@@ -18,9 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lottery.errors import LotteryError
-
-UMASK = os.umask(0)
-os.umask(UMASK)
+from lottery.files import replacing
 
 State = dict[str, Tensor]
 """A network's full state_dict, on the CPU."""
@@ -90,28 +86,6 @@ def load_state(path: str | Path) -> State:
     """Read a safetensors file into private tensors on the CPU (the file may be replaced or deleted afterwards)."""
     with reading(path, "pt") as file:
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`; what is written there becomes `path`, on disk, when the block ends.
-
-    If the block fails, `path` is as it was and the temporary file is gone.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~UMASK)  # safetensors writes for its owner alone; stores are shared
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise LotteryError(f"{path}: cannot be written: {_line(error)}") from error
-    finally:
-        with suppress(OSError):  # the folder itself may be what is wrong
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

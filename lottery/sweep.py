@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -183,5 +184,10 @@ def launched(overrides: Sequence[str], config_dir: str | None) -> int:
 
 def launched_job(cfg: DictConfig) -> int:
     """One study under a launcher of Hydra's; its exit status."""
+
+    def work() -> int:
+        choose_(cfg, HydraConfig.get().overrides.task)
+        return run(checked(cfg), stop)
+
     with stop_on_signals() as stop:
-        return reported(lambda: run(checked(cfg), stop))
+        return reported(work)

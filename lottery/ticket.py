@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lottery.errors import LotteryError
-from lottery.state import State, StateRef, digest_of, load_state, reading, replacing, save_state, state_digest
+from lottery.files import replacing
+from lottery.state import State, StateRef, digest_of, load_state, reading, save_state, state_digest
 
 __all__ = ["Mask", "State", "StateRef", "Ticket", "load_state", "read_metadata", "save_state", "state_digest"]
 __all__ += ["weights_digest"]

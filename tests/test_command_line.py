@@ -208,13 +208,15 @@ def test_a_launcher_of_hydra_runs_the_studies(tmp_path: Path) -> None:
     """Submitit's own, on this machine; its files lie under the runs, and what failed is told in one line."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     (tmp_path / "own" / "exp").mkdir(parents=True)
-    (tmp_path / "own" / "exp" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
-    sweep = ("-m", "hydra/launcher=submitit_local", "--config-dir", "own", "+exp=mine", *QUICK, "optim.lr=0.1,1e30")
+    (tmp_path / "own" / "exp" / "mine.yaml").write_text("# @package _global_\nname: mine\nrewind: {to: 5it}\n")
+    chosen = ("+exp=mine", "rewind=init", *QUICK)  # what is chosen here wins over the experiment's rewind.to
+    sweep = ("-m", "hydra/launcher=submitit_local", "--config-dir", "own", *chosen, "optim.lr=0.1,1e30")
     outcome = spawn(*sweep, cwd=tmp_path)
     assert outcome.status == 1, outcome
     assert "optim.lr=1e+30" in outcome.line
     assert f"exit status 1; see {tmp_path}/runs/.sweeps/" in outcome.line
-    assert len(list((tmp_path / "runs" / "mine").glob("*/rounds.jsonl"))) == 1
+    [done] = (tmp_path / "runs" / "mine").glob("*/rounds.jsonl")
+    assert [row["step_rewind"] for row in rounds(done.parent)] == [0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "runs"]
 
 

@@ -50,6 +50,22 @@ def test_a_key_of_the_study_key_is_not_lost(tmp_path: Path) -> None:
         assert study_key(composed([change])) != key
 
 
+@pytest.mark.parametrize(
+    ("overrides", "lr", "to"),
+    [
+        (["optim={lr: 0.5}"], 0.5, "100it"),  # values for some keys of a group, not an option of it
+        (["rewind=init"], 0.1, "init"),
+        (["rewind=init", "rewind.to=2ep"], 0.1, "2ep"),
+    ],
+)
+def test_what_is_chosen_for_a_group_wins_over_an_experiment(
+    own: Path, overrides: list[str], lr: float, to: str
+) -> None:
+    (own / "exp" / "late.yaml").write_text("# @package _global_\nrewind: {to: 100it}\noptim: {lr: 0.1}\n")
+    cfg = composed(["+exp=late", *overrides], str(own))
+    assert (cfg.optim.lr, cfg.rewind.to) == (lr, to)
+
+
 def test_groups_come_from_the_config_folder() -> None:
     found = groups()
     assert set(found) == {path.parent.name for path in config_folder().glob("*/*.yaml")}

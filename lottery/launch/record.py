@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from lottery.errors import ConfigError, LotteryError
+from lottery.files import write_json
 from lottery.stages.lease import kernel, start_time
 
 SWEEPS = ".sweeps"
@@ -65,10 +65,7 @@ class Sweep:
         """Raises LotteryError where the folder cannot be written to."""
         facts = {"name": self.name, **asdict(self)}
         del facts["folder"]
-        try:
-            write_json(self.folder / "sweep.json", facts)
-        except OSError as error:
-            raise LotteryError(f"{self.folder / 'sweep.json'}: {error.strerror or error}") from error
+        write_json(self.folder / "sweep.json", facts)
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
@@ -161,17 +158,3 @@ def running(job: Job) -> bool:
 def alive(pid: str, started: str) -> bool:
     """Whether this process runs, and not another one that was given its number."""
     return pid.isdecimal() and bool(started) and start_time(int(pid)) == started
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, whole or not at all. (`files.write_json` would import torch.)"""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(json.dumps(value, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

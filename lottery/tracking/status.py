@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from lottery.errors import Interrupted, LotteryError, cause
+from lottery.files import write_json
 from lottery.stages.lease import Holder, start_time
 
 if TYPE_CHECKING:
@@ -193,8 +194,6 @@ class StatusFile:
         """Write now. A disk that is full or away costs the notice, never the study."""
         if self._folder is None:
             return
-        from lottery.files import write_json  # which imports torch
-
         self._written = monotonic()
         with suppress(OSError, LotteryError):
             write_json(self._folder / NAME, asdict(self._status(state, cause, signal)))

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import save_file
 
 from lottery.errors import LotteryError
-from lottery.state import State, copied, reading, replacing, state_digest
+from lottery.files import replacing
+from lottery.state import State, copied, reading, state_digest
 from lottery.training.module import MaskedTraining, Progress, snapshot
 from lottery.training.optim import optimizer_state
 
