@@ -139,7 +139,7 @@ def main() -> None:
 
         times("a finished study of 20 rounds, run again", again, 3)
         checkpoints(times, folder, repeats)
-    Console().print(times.table())
+    Console(width=100).print(times.table())
 
 
 if __name__ == "__main__":
