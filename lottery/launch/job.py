@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ class StudyJob:
         if not interrupted:
             sweep.end(self.number, outcome)
         elif comes_back(stop.received, preempt, job_state()) and callable(requeue):
-            requeue(preempt, None)
+            insist(lambda: requeue(preempt, None))
         return ended(outcome.status)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -112,6 +113,16 @@ def job_state() -> str | None:
         return next(scheduler.parse_lines(text), {}).get("JobState")
     except (scheduler.Silent, KeyError):
         return None
+
+
+def insist(requeue: Callable[[], None]) -> None:
+    """Requeue this job, and do not give up at the first broken connection: a job that is not requeued is lost."""
+    for seconds in (1.0, 5.0):
+        try:
+            return requeue()
+        except subprocess.CalledProcessError:  # scontrol has said why, on stderr
+            time.sleep(seconds)
+    requeue()
 
 
 def ended(status: int) -> int:

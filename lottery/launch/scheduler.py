@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 
 SECONDS = 5.0  # for all questions together
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
@@ -113,22 +113,27 @@ def ended(ids: list[str], deadline: float) -> dict[str, Job]:
 
 
 def told(*command: str, deadline: float) -> str:
-    """What a command prints. Raises Silent where it fails, or has not answered by the deadline (monotonic)."""
-    left = deadline - monotonic()
+    """What a command prints. Raises Silent where it fails, or has not answered by the deadline (monotonic).
+
+    A connection that breaks, as happens under load, is no answer: it is tried again while there is time.
+    """
     late = f"SLURM does not answer ({command[0]} took too long)"
-    if left <= 0:
-        raise Silent(late)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=left)
-    except subprocess.TimeoutExpired:
-        raise Silent(late) from None
-    except OSError as error:
-        raise Silent(f"{command[0]}: {error.strerror}") from error
-    if done.returncode:
+    while (left := deadline - monotonic()) > 0:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=left)
+        except subprocess.TimeoutExpired:
+            break
+        except OSError as error:
+            raise Silent(f"{command[0]}: {error.strerror}") from error
+        if not done.returncode:
+            return done.stdout
         lines = (done.stderr or done.stdout).strip().splitlines()
         line = lines[-1].strip() if lines else f"exit status {done.returncode}"
-        raise Silent(line if line.startswith(command[0]) else f"{command[0]}: {line}")
-    return done.stdout
+        late = line if line.startswith(command[0]) else f"{command[0]}: {line}"
+        if "socket" not in line.lower():
+            break
+        sleep(0.2)
+    raise Silent(late)
 
 
 # -- SLURM's text ------------------------------------------------------------------------------------------------------

@@ -43,6 +43,11 @@ def environment() -> dict[str, str]:
     return found
 
 
+def recorded_environment(folder: Path) -> dict[str, str]:
+    """Library versions, machine and device that a stage was begun with."""
+    return json.loads((folder / "stage.json").read_text())["environment"]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One computation's folder."""
@@ -68,10 +73,6 @@ class Stage:
                 self.folder / "stage.json",
                 {"kind": self.kind, "key": self.key, "inputs": self.inputs, "environment": environment() | facts},
             )
-
-    def environment(self) -> dict[str, str]:
-        """Library versions, machine and device that the work was begun with."""
-        return json.loads((self.folder / "stage.json").read_text())["environment"]
 
     def finish(self, without: tuple[str, ...] = ()) -> None:
         """Seal the results: `DONE` lists every file with its sha256, but for hidden ones and those named here."""

@@ -17,7 +17,7 @@ from lottery.errors import Interrupted, LotteryError
 from lottery.files import write_json
 from lottery.stages.lease import Lease
 from lottery.stages.orders import Order
-from lottery.stages.store import Stage, Store, environment
+from lottery.stages.store import Stage, Store, environment, recorded_environment
 from lottery.stages.trained import Kept, Trained
 from lottery.state import State, save_state, state_digest
 from lottery.ticket import Ticket
@@ -143,8 +143,9 @@ class _Run:
     def train(self, network_state: State, optimizer: State | None, progress: Progress) -> None:
         """To the end, or to a signal; the same on all ranks."""
         owner, ranks = self.owner, self.owner.ranks
-        ranks.same("mask", self.ticket.mask.digest)
-        ranks.same("network", state_digest(network_state))
+        if not ranks.alone:
+            ranks.same("mask", self.ticket.mask.digest)
+            ranks.same("network", state_digest(network_state))
         self.saved_step = progress.step
         network = owner.build()
         network.load_state_dict(network_state, strict=True)
@@ -179,7 +180,7 @@ class _Run:
 
     def note_environment(self) -> None:
         """Say where a training is continued by other versions or elsewhere than it was begun."""
-        then, now = self.stage.environment(), environment() | self.owner.facts()
+        then, now = recorded_environment(self.stage.folder), environment() | self.owner.facts()
         changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
         if changed:
             LOG.warning("training %s was begun with %s", self.stage.key[:12], "; ".join(changed))

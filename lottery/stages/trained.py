@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lottery.errors import LotteryError
-from lottery.stages.store import Stage
+from lottery.stages.store import Stage, recorded_environment
 from lottery.state import StateRef
 from lottery.ticket import Ticket
 
@@ -62,7 +61,7 @@ class Trained:
 
     def environment(self) -> dict[str, str]:
         """Library versions, machine and device that it was computed with."""
-        return json.loads((self.folder / "stage.json").read_text())["environment"]
+        return recorded_environment(self.folder)
 
     def _kept(self, step: int) -> Kept:
         if step not in self.kept:

@@ -10,6 +10,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
+from lottery.errors import cause
+
 LOG = logging.getLogger("lottery")
 T = TypeVar("T")
 
@@ -62,9 +64,3 @@ def within(seconds: float, action: Callable[[], T]) -> T:
     if thread.is_alive():
         raise TimeoutError(f"no answer in {seconds:g} s")
     return outcome.result()
-
-
-def cause(error: BaseException) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lottery.config import Tracker
-from lottery.tracking.guard import cause
+from lottery.errors import cause
 from lottery.tracking.sink import Figures, MaskFile, Recorded, RunInfo
 from lottery.tracking.wandb_guard import check_room, end_service, process_state
 from lottery.tracking.wandb_log import contents, recorded

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 
-from lottery.tracking.guard import cause, within
+from lottery.errors import cause
+from lottery.tracking.guard import within
 
 LOG = logging.getLogger("lottery")
 

@@ -17,6 +17,7 @@ from real_processes import PATIENCE, TRAININGS, begun, command, forked, record, 
 from torch.optim import Optimizer
 from training_tools import Start
 
+from lottery.errors import Interrupted
 from lottery.stages import lease
 from lottery.stages.lab import Lab
 from lottery.stages.lease import NAME, Holder
@@ -288,5 +289,5 @@ def test_a_signal_while_waiting_ends_the_wait(configure: Callable[..., DictConfi
     study.folder.path.mkdir(parents=True)
     (study.folder.path / NAME).write_text(json.dumps(asdict(ELSEWHERE)))
     threading.Timer(0.5, lambda: setattr(study.stop, "signum", 15)).start()
-    with pytest.raises(Exception, match="SIGTERM while it waited for another process"):
+    with pytest.raises(Interrupted, match="SIGTERM while it waited for another process"):
         study.run()

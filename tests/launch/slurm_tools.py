@@ -81,6 +81,14 @@ class Slurm:
         return self.run("sbatch", "--parsable", *args, cwd=cwd, **env).strip()
 
     def scontrol(self, *args: str) -> str:
+        """Tried again where SLURM's own connection broke, which it does on a machine under load."""
+        for _ in range(5):
+            try:
+                return self.run("scontrol", *args)
+            except AssertionError as error:
+                if "socket" not in str(error):
+                    raise
+                time.sleep(1.0)
         return self.run("scontrol", *args)
 
     def job(self, job: str) -> dict[str, str]:
