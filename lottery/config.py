@@ -96,6 +96,7 @@ class Controls:
     reinit: int = 0  # the ticket's mask, new initial weights
     random: int = 0  # the ticket's weights, a random mask with the same count in each layer
     shuffle: int = 0  # the ticket's mask with its positions permuted inside each layer
+    invert: int = 0  # as many weights in each layer, but those that are pruned first
 
 
 @dataclass
@@ -202,6 +203,7 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "controls.reinit": (0, True, 1000),
     "controls.random": (0, True, 1000),
     "controls.shuffle": (0, True, 1000),
+    "controls.invert": (0, True, 1000),
     "trainer.threads": (1, True, 1024),
     "trainer.devices": (1, True, 1024),
     "trainer.nodes": (1, True, 65536),

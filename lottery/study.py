@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lottery.config import locate, settings, study_key, typed_method
-from lottery.errors import ConfigError, LotteryError, cause
+from lottery.config import settings, study_key, typed_method
+from lottery.errors import ConfigError, LotteryError
 from lottery.models.build import check_fit
+from lottery.parts import made
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.stages.store import environment
@@ -86,12 +84,12 @@ class Study:
     def prepared(self) -> Lab:
         """The lab, once everything has been checked that can be before training. Raises ConfigError."""
         check_fit(self.config.model, tuple(self.config.data.shape), self.config.data.classes)
-        made(self.config.criterion, "criterion")
         name = f"{self.config.name}/{self.key}"
         lab = Lab(self.config, self.stop, self.terminal.tick, self.terminal.waiting, name, self.ranks)
-        lab.initial  # noqa: B018 - the patterns of prunable.exclude, held against the network
-        if hasattr(self.method, "check"):
-            self.method.check(lab)
+        lab.check()
+        for part in (self.method, *self.probes.values()):
+            if hasattr(part, "check"):
+                part.check(lab)
         check_writable({"paths.runs": self.folder.path, "paths.store": Path(self.config.paths.store)})
         return lab
 
@@ -141,7 +139,7 @@ class Study:
         """How many trainings the study plans; 0 where the method does not say."""
         rounds = getattr(self.method, "rounds", 0)
         wanted = self.config.controls
-        return 1 + rounds * (1 + wanted.reinit + wanted.random + wanted.shuffle) if rounds else 0
+        return 1 + rounds * (1 + sum(vars(wanted).values())) if rounds else 0
 
     # -- a round's record -------------------------------------------------------------------------------------------
 
@@ -149,11 +147,12 @@ class Study:
         """Measure a round and write it down."""
         self.note_environment(round)
         row = self.row(round, lab)
+        lab.measured.clear()
         for probe in self.probes.values():
-            row |= {f"probe/{name}": value for name, value in probe(round, previous).items()}
+            row |= {f"probe/{name}": value for name, value in probe(round, previous, lab).items()}
         self.warn_collapsed(row["collapsed_layers"])
         parent = previous.mask.digest if previous is not None else None
-        return self.folder.add(row, self.details(round, parent), round.mask, parent)
+        return self.folder.add(row, self.details(round, parent, lab), round.mask, parent)
 
     def row(self, round: Round, lab: Lab) -> Row:
         """A line of rounds.jsonl (design, 4.2)."""
@@ -178,12 +177,12 @@ class Study:
             "weights_digest": weights_digest(round.trained.state.tensors(), mask),
         }
 
-    def details(self, round: Round, parent: str | None) -> dict[str, Any]:
+    def details(self, round: Round, parent: str | None, lab: Lab) -> dict[str, Any]:
         """rounds/round_NNN.json: where the numbers come from."""
         ticket, trained = round.ticket, round.trained
         return {
             "curve": trained.result["curve"],
-            "stages": {"train": trained.key},
+            "stages": lab.stages(round),
             "digests": {
                 "mask": ticket.mask.digest,
                 "parent_mask": parent,
@@ -221,18 +220,6 @@ class Study:
             if then != now and note not in self._warned:
                 self._warned.add(note)
                 LOG.warning("reused trainings were computed with %s", note)
-
-
-def made(node: Any, key: str) -> Callable[..., Any]:
-    """The function that a `_target_` names, with its options. ConfigError where it is not there or takes others."""
-    try:
-        function = instantiate(node)
-        if isinstance(function, partial):
-            signature(function.func).bind_partial(*function.args, **function.keywords)
-        return function
-    except (InstantiationException, TypeError) as error:
-        locate(node["_target_"], key)  # says it better, where it cannot be imported
-        raise ConfigError(f"{key}: {node['_target_']}: {cause(error.__cause__ or error)}") from error
 
 
 def set_threads(threads: int | None, processes: int = 1) -> None:

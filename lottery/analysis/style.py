@@ -85,6 +85,26 @@ DATA = {
 }
 
 
+CRITERIA = {
+    "magnitude": "magnitude",
+    "random": "random",
+    "snip": "SNIP",
+    "grasp": "GraSP",
+    "synflow": "SynFlow",
+    "lamp": "LAMP",
+}
+ALLOCATIONS = {
+    "uniform": "uniform",
+    "uniform_plus": "uniform+",
+    "erdos_renyi": "ER",
+    "erk": "ERK",
+    "erk_plus": "ERK+",
+    "balanced": "balanced",
+    "from_criterion": "densities from a criterion",
+    "from_mask": "densities from a mask",
+}
+
+
 def looks(controls: Iterable[str | None]) -> list[Look]:
     """How the curves of a figure look, in the order of the legend: the ticket first."""
     given = set(controls)
@@ -154,7 +174,7 @@ def spaced(densities: Iterable[float], character: float) -> list[float]:
 
 def title(config: dict[str, Any], seed: bool = True) -> str:
     """What was studied: "LeNet-300-100 on MNIST, reset to init, seed 0"."""
-    parts = [f"{_model(config.get('model') or {})} on {_data(config.get('data') or {})}", _rewind(config)]
+    parts = [f"{_model(config.get('model') or {})} on {_data(config.get('data') or {})}", _method(config)]
     if seed and config.get("seed") is not None:
         parts.append(f"seed {config['seed']}")
     return ", ".join(part for part in parts if part)
@@ -162,7 +182,7 @@ def title(config: dict[str, Any], seed: bool = True) -> str:
 
 def _model(model: dict[str, Any]) -> str:
     """A model that is not in the table is called as its factory is."""
-    factory = str(model.get("_target_", "model")).rpartition(".")[2]
+    factory = _target(model) or "model"
     words = dict(model, hidden="-".join(map(str, model.get("hidden") or [])), pairs=2 * (model.get("blocks") or 0))
     try:
         return MODELS.get(factory, factory).format(**words).strip()
@@ -174,6 +194,22 @@ def _data(data: dict[str, Any]) -> str:
     name = str(data.get("name") or "data")
     limit = data.get("limit")
     return DATA.get(name, name) + (f" ({limit:,} images)" if limit else "")
+
+
+def _method(config: dict[str, Any]) -> str:
+    """How its masks were found, in a few words; of iterative pruning, where its tickets start from."""
+    method = config.get("method") or {}
+    kind = _target(method)
+    if kind == "RandomPruning":
+        return f"random, {ALLOCATIONS.get(_target(method.get('allocation')), 'own allocation')}"
+    if kind == "PruningAtInit":
+        return f"{CRITERIA.get(_target(config.get('criterion')), 'own criterion')} at init"
+    return _rewind(config)
+
+
+def _target(node: Any) -> str:
+    """The name of what a node's `_target_` names."""
+    return str((node or {}).get("_target_", "")).rpartition(".")[2]
 
 
 def _rewind(config: dict[str, Any]) -> str:

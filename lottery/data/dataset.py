@@ -55,6 +55,10 @@ class Dataset(Protocol):
     def sizes(self) -> dict[str, int]:
         """Images in "train", "validation" (may be 0) and "test"."""
 
+    @property
+    def class_sizes(self) -> list[int]:
+        """How many training images each class has; it may be none."""
+
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set, with its batches on `device`."""
 
@@ -66,6 +70,23 @@ class Dataset(Protocol):
 
         With a share, every so many-th of these batches; there may be none.
         """
+
+    def sample(self, per_class: int, seed: int, key: str = "criterion.per_class") -> Batch:
+        """`per_class` training images of each class as one batch: scaled, not augmented, on the device.
+
+        Which ones, and their order, is a function of `seed` and of the training split alone; every beginning of the
+        batch is balanced to within one image a class. ConfigError, naming `key`, where a class has fewer.
+        """
+
+    def pixels(self, split: str, size: int, limit: int | None = None) -> Iterator[Batch]:
+        """Like `batches`, but the images are pixels: float32 in [0, 1], not scaled.
+
+        With a `limit`, a fixed random choice of that many of the images. ConfigError, at once, where the values have no
+        known range (float32 data).
+        """
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Network inputs from such pixels [B, *shape], differentiable. ConfigError where there are none."""
 
 
 class Source(Protocol):

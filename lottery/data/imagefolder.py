@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from torch.utils.data import Dataset as TorchDataset
 from lottery.data.dataset import Batch
 from lottery.data.options import Data
 from lottery.data.order import WHOLE, Indices, Order, Share, Split
-from lottery.data.scaling import scaler
+from lottery.data.sample import sampled, subset
+from lottery.data.scaling import Scaler, from_pixels, scaler, to_pixels
 from lottery.errors import ConfigError, LotteryError
 from lottery.seeding import derive
 
@@ -103,6 +104,12 @@ class Images(TorchDataset):
     def __len__(self) -> int:
         return len(self._samples if self._indices is None else self._indices)
 
+    @property
+    def labels(self) -> Indices:
+        """int64 [N]; nothing is decoded for them."""
+        labels = np.array([label for _, label in self._samples], np.int64)
+        return labels if self._indices is None else labels[self._indices]
+
     def __getitem__(self, items: Sequence[Item]) -> Batch | LotteryError:
         """Images uint8 [B, 3, H, W] and labels; or an error, which raised here would drag the worker's traceback."""
         try:
@@ -174,12 +181,32 @@ class FolderDataset:
         return FolderStream(self, Order(self.sizes["train"], batch_size, seed, drop_last, share))
 
     def batches(self, split: str, size: int, share: Share = WHOLE) -> Iterator[Batch]:
-        items = range(len(self.splits[split]))
-        starts = items[share.rank * size :: share.of * size]
-        return self.read(split, (items[start : start + size] for start in starts))
+        whole = _pieces(range(len(self.splits[split])), size)
+        return self.read(split, islice(whole, share.rank, None, share.of))
 
-    def read(self, split: str, batches: Iterable[Sequence[Item]]) -> Generator[Batch, None, None]:
-        """Decode batches of items of `split`, ahead of their use where there are workers; scale them on the device."""
+    @property
+    def class_sizes(self) -> list[int]:
+        return np.bincount(self.splits["train"].labels, minlength=self.classes).tolist()
+
+    def sample(self, per_class: int, seed: int, key: str = "criterion.per_class") -> Batch:
+        chosen = sampled(self.splits["train"].labels, self.classes, per_class, seed, key).tolist()
+        images, labels = zip(*self.read("train", _pieces(chosen, 64)), strict=True)
+        return torch.cat(images), torch.cat(labels)
+
+    def pixels(self, split: str, size: int, limit: int | None = None) -> Iterator[Batch]:
+        chosen = subset(len(self.splits[split]), limit, split).tolist()
+        return self.read(split, _pieces(chosen, size), to_pixels)
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        return from_pixels(self.scale, pixels)
+
+    def read(
+        self, split: str, batches: Iterable[Sequence[Item]], scale: Scaler | None = None
+    ) -> Generator[Batch, None, None]:
+        """Decode batches of items of `split`, ahead of their use where there are workers; scale them on the device.
+
+        `scale` is used instead of the data set's own scaling.
+        """
         loader = DataLoader(
             self.splits[split],
             sampler=batches,
@@ -192,7 +219,11 @@ class FolderDataset:
             if isinstance(batch, LotteryError):
                 raise batch
             images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            yield self.scale(images), labels
+            yield (scale or self.scale)(images), labels
+
+
+def _pieces(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class FolderStream:

@@ -24,18 +24,34 @@ def scaler(options: Data, dtype: torch.dtype, device: torch.device) -> Scaler:
         raise ConfigError.of("data.scaling", options.scaling, f"one of {', '.join(suitable)} for {dtype} images")
     if options.scaling == "standard":
         return _standard(options, device)
-    scalers: dict[str, Scaler] = {"unit": _unit, "l2": _l2, "none": torch.clone}
+    scalers: dict[str, Scaler] = {"unit": to_pixels, "l2": _l2, "none": torch.clone}
     return scalers[options.scaling]
 
 
-def _unit(images: Tensor) -> Tensor:
+def from_pixels(scale: Scaler, pixels: Tensor) -> Tensor:
+    """What `scale`, a scaler of uint8 images, makes of pixels in [0, 1], which need not be multiples of 1/255.
+
+    Differentiable: scalers work in place, but only on what is theirs, which `255 * pixels` is.
+    """
+    return scale(255 * pixels)
+
+
+def check_pixels(options: Data, dtype: torch.dtype) -> None:
+    """Raise ConfigError where images of this type have no known range, and so no pixels in [0, 1]."""
+    if dtype != torch.uint8:
+        expected = "a data set of 8-bit images: pixels in [0, 1] are needed, and the range of float32 values is unknown"
+        raise ConfigError.of("data", options.name, expected)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images uint8 as fresh float32 in [0, 1]."""
     return images.float().div_(255)
 
 
 def _l2(images: Tensor) -> Tensor:
     """Each image has norm 1 over all its pixels (Google's lottery-ticket code); an all-black one stays 0."""
     floats = images.float()
-    norms = torch.linalg.vector_norm(floats.flatten(1), dim=1).clamp_(min=torch.finfo(torch.float32).tiny)
+    norms = torch.linalg.vector_norm(floats.flatten(1), dim=1).clamp(min=torch.finfo(torch.float32).tiny)
     return floats / norms.view(-1, *[1] * (images.ndim - 1))
 
 

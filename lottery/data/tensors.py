@@ -16,7 +16,8 @@ from lottery.data.augment import FlipCrop
 from lottery.data.dataset import Batch
 from lottery.data.options import Data
 from lottery.data.order import WHOLE, Indices, Order, Share, Split
-from lottery.data.scaling import scaler
+from lottery.data.sample import sampled, subset
+from lottery.data.scaling import Scaler, check_pixels, from_pixels, scaler, to_pixels
 from lottery.errors import LotteryError
 
 
@@ -86,7 +87,7 @@ class Arrays:
 
 def _take(tensor: Tensor, indices: Indices) -> Tensor:
     # A split's indices ascend: as many as there are rows means every row in its place, and no copy is needed.
-    return tensor if len(indices) == len(tensor) else tensor[torch.from_numpy(indices)]
+    return tensor if len(indices) == len(tensor) else tensor[torch.from_numpy(indices).to(tensor.device)]
 
 
 class TensorDataset:
@@ -122,10 +123,33 @@ class TensorDataset:
         return TensorStream(self, Order(self.sizes["train"], batch_size, seed, drop_last, share))
 
     def batches(self, split: str, size: int, share: Share = WHOLE) -> Iterator[Batch]:
-        whole = zip(*(tensor.split(size) for tensor in self.splits[split]), strict=True)
-        for images, labels in islice(whole, share.rank, None, share.of):
-            if len(labels):
-                yield self.scale(images), labels.clone()
+        return _batches(self.splits[split], size, self.scale, share)
+
+    @property
+    def class_sizes(self) -> list[int]:
+        return torch.bincount(self.splits["train"][1], minlength=self.classes).tolist()
+
+    def sample(self, per_class: int, seed: int, key: str = "criterion.per_class") -> Batch:
+        images, labels = self.splits["train"]
+        chosen = torch.from_numpy(sampled(labels.cpu().numpy(), self.classes, per_class, seed, key)).to(self.device)
+        return self.scale(images.index_select(0, chosen)), labels.index_select(0, chosen)
+
+    def pixels(self, split: str, size: int, limit: int | None = None) -> Iterator[Batch]:
+        images, labels = self.splits[split]
+        check_pixels(self.options, images.dtype)
+        chosen = subset(len(labels), limit, split)
+        return _batches((_take(images, chosen), _take(labels, chosen)), size, to_pixels)
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        check_pixels(self.options, self.splits["test"][0].dtype)
+        return from_pixels(self.scale, pixels)
+
+
+def _batches(of: Batch, size: int, scale: Scaler, share: Share = WHOLE) -> Iterator[Batch]:
+    whole = zip(*(tensor.split(size) for tensor in of), strict=True)
+    for images, labels in islice(whole, share.rank, None, share.of):
+        if len(labels):
+            yield scale(images), labels.clone()
 
 
 class TensorStream:

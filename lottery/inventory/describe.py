@@ -58,8 +58,9 @@ class Description:
         return (self.data_names.get(digest) or digest[:SHORT]) + limit
 
     def density(self, entry: Entry) -> str:
-        """Of the mask, where a run folder knows it."""
-        density = self.densities.get(entry.reads.get("mask", ""))
+        """Of the mask that was trained, or found by scoring, where a run folder knows it."""
+        mask = entry.result.get("mask_digest") if entry.kind == "score" else entry.reads.get("mask")
+        density = self.densities.get(str(mask))
         return "" if density is None else f"{100 * density:.2f}%"
 
     def steps(self, entry: Entry) -> str:

@@ -53,7 +53,7 @@ class IMP:
         yield Round(0, lab.initial, dense)
         for k in range(1, self.rounds + 1):
             pruned = dense if self.one_shot else trained
-            scores = lab.scores(pruned, mask)
+            scores = lab.scores(pruned.state, mask)
             mask = lab.prune(mask, scores, self.rate, rates=self.rates, scope=self.scope, count=self.count)
             ticket = rewind.ticket(dense, pruned, mask)
             trained = lab.train(ticket, keep=rewind.keep_pruned())

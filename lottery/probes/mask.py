@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lottery.stages.lab import Lab
     from lottery.stages.round import Round
 
 
-def overlap(round: Round, previous: Round | None) -> dict[str, float]:
+def overlap(round: Round, previous: Round | None, lab: Lab) -> dict[str, float]:
     """Intersection over union with the previous round's mask, and its value for independent masks of the same layer
     densities: Σ n·a·b / (|A| + |B| - Σ n·a·b), a and b the two densities of a layer of n weights."""
     if previous is None:

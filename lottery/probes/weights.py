@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from lottery.stages.lab import Lab
     from lottery.stages.round import Round
 
 
-def distance(round: Round, previous: Round | None) -> dict[str, float]:
+def distance(round: Round, previous: Round | None, lab: Lab) -> dict[str, float]:
     """Between the ticket's start and its trained state, kept weights only: L2 distance, the angle between the two
     weight vectors in degrees, and the share of weights whose sign changed (Stabilizing the LTH, section 2)."""
     start, end = round.ticket.state.tensors(), round.trained.state.tensors()

@@ -1,31 +1,35 @@
-"""The lab: what a method has at hand. Trainings come from it, cached; so do initial weights, scores and controls."""
+"""The lab: what methods and probes have at hand. Trainings, masks and measurements come from it, cached; so do initial
+weights, scores and controls.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
 from lottery.config import Config
 from lottery.data.dataset import Dataset
 from lottery.data.load import load
+from lottery.data.options import Data
 from lottery.models.build import build
+from lottery.parts import made
+from lottery.pruning.allocations import drawn
 from lottery.pruning.controls import shuffled
 from lottery.pruning.prunable import all_weights, prunable
-from lottery.pruning.prune import prune
-from lottery.pruning.scoring import Scoring
 from lottery.seeding import derive
+from lottery.stages.evaluate import evaluated
+from lottery.stages.masks import MaskStages
 from lottery.stages.round import Round
 from lottery.stages.store import Store
 from lottery.stages.train import Trained, TrainStages
-from lottery.state import StateRef
+from lottery.state import State, StateRef
 from lottery.ticket import Mask, Ticket
 from lottery.training.parallel import Ranks
 from lottery.training.recipe import Recipe
@@ -65,13 +69,15 @@ class Lab:
         self._placed: dict[torch.device, Dataset] = {}
         self.recipe = Recipe.resolve(config, self.dataset.sizes["train"])
         self.rewind = RewindPolicy.resolve(config.rewind, self.recipe, self.dataset.sizes["train"])
-        self.criterion: Callable[[Scoring], dict[str, torch.Tensor]] = instantiate(config.criterion)
+        self.measured: dict[str, str] = {}  # the evaluate stages consulted since the last record: name -> key
+        self._model_inputs = {k: v for k, v in config.model.items() if k not in ORIGIN_OPTIONS}
+        self._data_inputs = self._read_of_data()
         self._trainings = TrainStages(
             store=self.store,
             build=lambda: self.network(config.seeds.init),
-            model_inputs={k: v for k, v in config.model.items() if k not in ORIGIN_OPTIONS},
+            model_inputs=self._model_inputs,
             data=self.data_on,
-            data_inputs=self._data_inputs(),
+            data_inputs=self._data_inputs,
             recipe=self.recipe,
             checkpoint_seconds=60 * config.train.checkpoint_minutes,
             checkpoint_steps=config.train.checkpoint_steps,
@@ -88,7 +94,19 @@ class Lab:
             self._placed[device] = self.dataset.to(device)
         return self._placed[device]
 
-    def _data_inputs(self) -> dict[str, Any]:
+    @property
+    def device(self) -> torch.device:
+        """Where networks are scored and measured: on the training's GPU, or else on the CPU."""
+        if self.ranks.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+            return torch.device("cuda", self.ranks.index or 0)
+        return torch.device("cpu")
+
+    @property
+    def data(self) -> Dataset:
+        """The data set on this device."""
+        return self.data_on(self.device)
+
+    def _read_of_data(self) -> dict[str, Any]:
         data = self.config.data
         options = {name: getattr(data, name) for name in DATA_OPTIONS}
         if data.resize:  # image folders are scaled and cropped while they are read
@@ -116,6 +134,10 @@ class Lab:
         """All convolution and linear weights, also those never pruned: the denominator of `density_weights`."""
         return all_weights(self.network(self.config.seeds.init))
 
+    def check(self) -> None:
+        """Raise ConfigError for what can be known only with network and data, before anything is computed."""
+        self._masks.check_sample(self._masks.criterion, "criterion")
+
     # -- what methods are made of -----------------------------------------------------------------------------------
 
     def train(self, ticket: Ticket, keep: Iterable[int] = ()) -> Trained:
@@ -126,15 +148,95 @@ class Lab:
         """On any rank but the first: train along whenever rank 0 trains."""
         self._trainings.follow()
 
-    def scores(self, trained: Trained, mask: Mask) -> dict[str, torch.Tensor]:
-        """The criterion's score of every prunable weight; the lowest go first."""
-        state = trained.state.tensors()
-        generator = torch.Generator().manual_seed(derive(self.config.seeds.mask, "scores", mask.digest))
-        return self.criterion(Scoring(weights={name: state[name] for name in mask}, mask=mask, generator=generator))
+    @cached_property
+    def _masks(self) -> MaskStages:
+        config = self.config
+        return MaskStages(
+            store=self.store,
+            build=lambda: self.network(config.seeds.init),
+            data=lambda: self.data,
+            device=self.device,
+            criterion=made(config.criterion, "criterion"),
+            seed=config.seeds.mask,
+            ignored=self.total_weights - self.initial.mask.size,
+            inputs={"model": self._model_inputs, "data": self._data_inputs, "criterion": config.criterion},
+            rank=config.controls.invert > 0,
+        )
+
+    def scores(self, state: StateRef, mask: Mask) -> dict[str, torch.Tensor]:
+        """The criterion's score of every prunable weight of this state; the lowest go first."""
+        return self._masks.scores(state, mask)
 
     def prune(self, mask: Mask, scores: dict[str, torch.Tensor], rate: float, **options: Any) -> Mask:
-        """`pruning.prune.prune`, told how many weights are never pruned, which one compatibility rule counts."""
-        return prune(mask, scores, rate, ignored=self.total_weights - mask.size, **options)
+        """A fraction `rate` of the kept weights is pruned: `pruning.prune.prune`."""
+        return self._masks.prune(mask, scores, rate, **options)
+
+    def prune_to(
+        self, mask: Mask, scores: dict[str, torch.Tensor], density: float, counts: Mapping[str, int] | None = None
+    ) -> Mask:
+        """Pruned to exactly round(density * prunable) weights, ranked together; or to these counts in each layer."""
+        if counts is None:
+            return self._masks.prune_to(mask, scores, density)
+        shares = {name: count / mask.shapes[name].numel() for name, count in counts.items()}
+        return self._masks.prune_to(mask, scores, density, densities=shares, scope="layer")
+
+    def counts(self, allocation: Any, density: float, most: Mapping[str, int] | None = None) -> dict[str, int]:
+        """How many weights an allocation (its node in the configuration) leaves each layer of the dense network.
+
+        They add up to round(density * prunable); no layer keeps more than `most` says. ConfigError where that is
+        impossible.
+        """
+        function = made(allocation, "method.allocation")
+        return self._masks.counts(function, density, self.initial.mask, self.initial.state, most)
+
+    def check_counts(self, allocation: Any, density: float) -> None:
+        """Raise ConfigError where `counts` would, as far as that can be known without scoring weights."""
+        self._masks.check_counts(made(allocation, "method.allocation"), density, self.initial.mask)
+
+    def drawn(self, counts: Mapping[str, int]) -> Mask:
+        """A mask of these counts at uniformly random positions, from `seeds.mask`."""
+        generator = torch.Generator().manual_seed(derive(self.config.seeds.mask, "positions"))
+        return drawn(counts, self.initial.mask.shapes, generator)
+
+    def found(self, search: Callable[[], Mask], **inputs: Any) -> Mask:
+        """The mask that `search` finds for the initial weights, cached; `inputs` are the options that it reads."""
+        start = {"state": self.initial.state.digest, "mask": self.initial.mask.digest}
+        return self._masks.found(search, {**start, "search": inputs}, **self._trainings.facts())
+
+    # -- what probes are made of ------------------------------------------------------------------------------------
+
+    def trained_network(self, trained: Trained) -> nn.Module:
+        """A private copy of a trained network on the lab's device, in evaluation mode."""
+        return self._loaded(trained.state.tensors()).eval()
+
+    def start_network(self, ticket: Ticket) -> nn.Module:
+        """The network that a ticket's training starts from, likewise."""
+        return self._loaded(ticket.mask.apply(ticket.state.tensors())).eval()
+
+    def _loaded(self, state: State) -> nn.Module:
+        network = self.network(self.config.seeds.init)
+        network.load_state_dict(state, strict=True)
+        return network.to(self.device)
+
+    def other_dataset(self, options: Mapping[str, Any]) -> Dataset:
+        """Another data set, by its options, on the lab's device."""
+        return load(Data(**options), Path(self.config.paths.data), self.config.seeds.split).to(self.device)
+
+    def evaluated(self, name: str, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The figures (JSON values) that `compute` measures, cached as an `evaluate` stage.
+
+        `inputs` is what they depend on besides model and data: digests, options, a version of the probe's numerics.
+        """
+        everything = {"probe": name, "model": self._model_inputs, "data": self._data_inputs, **inputs}
+        figures, self.measured[f"evaluate {name}"] = evaluated(
+            self.store, everything, compute, **self._trainings.facts()
+        )
+        return figures
+
+    def stages(self, round: Round) -> dict[str, str]:
+        """The stages that a round came from: what they are -> key."""
+        score = self._masks.keys.get(round.mask.digest)
+        return {"train": round.trained.key, **({"score": score} if score else {}), **self.measured}
 
     # -- controls ---------------------------------------------------------------------------------------------------
 
@@ -149,6 +251,8 @@ class Lab:
         if kind == "reinit":
             state = self.initial_state(derive(seeds.init, "reinit", of.index, copy))
             ticket = replace(ticket, state=state, optimizer=None)
+        elif kind == "invert":  # nothing in it is drawn: its copies are one training
+            ticket = replace(ticket, mask=self._masks.inverted(ticket.mask))
         else:  # a random mask of the same layer counts and a shuffled one: one draw, from streams of their own
             mask = shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy))
             ticket = replace(ticket, mask=mask)

@@ -176,7 +176,7 @@ def test_scores_are_a_function_of_seed_and_mask(make_lab: Callable[..., Lab], ha
     for overrides in ((), ("seeds.mask=1",)):
         lab = make_lab("criterion=random", *overrides)
         trained = lab.train(lab.initial)
-        scores = [state_digest(lab.scores(trained, m)) for m in (mask, mask, lab.initial.mask)]
+        scores = [state_digest(lab.scores(trained.state, m)) for m in (mask, mask, lab.initial.mask)]
         assert scores[0] == scores[1] != scores[2]
         found[overrides] = scores
     assert len({*found[()], *found[("seeds.mask=1",)]}) == 4

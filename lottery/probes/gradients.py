@@ -1,0 +1,77 @@
+"""How large the gradient is where a training starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lottery.data.sample import check_per_class
+from lottery.seeding import derive
+
+if TYPE_CHECKING:
+    from lottery.data.dataset import Batch
+    from lottery.stages.lab import Lab
+    from lottery.stages.round import Round
+    from lottery.ticket import Mask
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """`gradient_norm_start`: L2 norm of the loss's gradient with respect to the kept weights, at the ticket's start.
+
+    Loss: the mean cross-entropy of `per_class` training images of each class, not augmented, the same ones (by `seed`)
+    for every network; in training mode, in pieces no larger than a training batch, over which normalisation goes.
+    """
+
+    per_class: int = 10
+    seed: int = 0
+
+    def check(self, lab: Lab) -> None:
+        """Raise ConfigError where a class has fewer training images."""
+        check_per_class(lab.data.class_sizes, self.per_class, "probes.gradient_norm.per_class")
+
+    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+        size = lab.config.train.batch_size
+
+        def compute() -> dict[str, Any]:
+            network = lab.start_network(round.ticket)
+            sample = lab.data.sample(self.per_class, self.seed, "probes.gradient_norm.per_class")
+            return {"gradient_norm_start": gradient_norm(network, round.mask, sample, size, self.seed)}
+
+        inputs = {
+            "version": 1,
+            "state": round.ticket.state.digest,
+            "mask": round.mask.digest,
+            "per_class": self.per_class,
+            "seed": self.seed,
+            "batch_size": size,
+        }
+        return lab.evaluated("gradient norm", inputs, compute)
+
+
+def gradient_norm(network: nn.Module, mask: Mask, sample: Batch, size: int, seed: int) -> float:
+    """The norm over all kept weights together, summed in float64. Puts the network in training mode.
+
+    Running statistics are changed, dropout noise is a function of `seed`. Weights that are not used have gradient 0;
+    those that are frozen count too.
+    """
+    network.train()
+    images, labels = sample
+    named = dict(network.named_parameters())
+    weights = [named[name].requires_grad_() for name in mask]
+    total = [torch.zeros_like(weight) for weight in weights]
+    pieces = ceil(len(labels) / size)
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        torch.manual_seed(derive(seed, "gradient norm"))
+        for part, truth in zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
+            loss = cross_entropy(network(part).float(), truth, reduction="sum") / len(labels)
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+            for so_far, gradient in zip(total, gradients, strict=True):
+                so_far.add_(gradient)
+    kept = (gradient[mask[name].to(gradient.device)] for name, gradient in zip(mask, total, strict=True))
+    return sum(float(gradient.cpu().double().square().sum()) for gradient in kept) ** 0.5

@@ -1,0 +1,222 @@
+"""Allocations: which share of a global density each layer gets, and the whole numbers of weights that make it exact.
+
+Most give a layer the density min(1, ε · raw), with a raw value of the layer's shape and the ε for which the kept weights
+add up to density · N. A layer that comes out above 1 stays dense and the others share what is left, up to the fixed
+point (Evci et al. 2020, RigL): clamping without that would keep fewer weights than were asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from lottery.errors import ConfigError, LotteryError
+from lottery.pruning.prune import prune_to
+from lottery.pruning.scoring import Criterion
+from lottery.ticket import Mask
+
+Shapes = Mapping[str, Sequence[int]]
+Densities = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an allocation may look at.
+
+    shapes:  the prunable weights in the order of the network, [out, in] or [out, in, *kernel]
+    density: kept / prunable to reach over all of them, in (0, 1]
+    scores:  gives every weight of the dense network its score by a criterion
+    """
+
+    shapes: Shapes
+    density: float
+    scores: Callable[[Criterion], Mapping[str, Tensor]]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of weights of each layer."""
+        return _sizes(self.shapes)
+
+
+Allocation = Callable[[Budget], Densities]
+"""Gives each layer a density in [0, 1]; with the layers' sizes they add up to density · N, or to that rounded."""
+
+
+def uniform(budget: Budget) -> Densities:
+    """The same density in every layer."""
+    return dict.fromkeys(budget.shapes, budget.density)
+
+
+def erdos_renyi(budget: Budget) -> Densities:
+    """(in + out) / (in · out), channels only (Mocanu et al. 2018, SET)."""
+    return _shared(budget, {name: _sum_over_product(shape[:2]) for name, shape in budget.shapes.items()})
+
+
+def erk(budget: Budget) -> Densities:
+    """Erdős-Rényi-Kernel: (in + out + kernel sides) / (in · out · kernel area) (Evci et al. 2020, RigL)."""
+    return _shared(budget, {name: _sum_over_product(shape) for name, shape in budget.shapes.items()})
+
+
+def balanced(budget: Budget) -> Densities:
+    """The same number of weights in every layer; layers that have fewer stay dense."""
+    return _shared(budget, {name: 1 / size for name, size in budget.sizes.items()})
+
+
+def erk_plus(budget: Budget) -> Densities:
+    """ERK with a dense classifier, which the other layers pay for (Liu et al. 2022, on ImageNet).
+
+    The classifier is the last prunable layer if that is linear; where it is not, this is ERK.
+    """
+    raw = {name: _sum_over_product(shape) for name, shape in budget.shapes.items()}
+    return _shared(budget, raw, dict.fromkeys(_classifier(budget.shapes), 1.0))
+
+
+def uniform_plus(budget: Budget, classifier: float = 0.2) -> Densities:
+    """The first convolution dense, the classifier no sparser than `classifier`, one density for the rest.
+
+    Gale et al. 2019. The budget is met exactly: the rest shares what the two leave. The classifier is the last prunable
+    layer if that is linear; a network without convolutions has no dense layer.
+    """
+    if not 0 <= classifier <= 1:
+        raise ConfigError.of("method.allocation.classifier", classifier, "a density in [0, 1]")
+    fixed = dict.fromkeys([name for name, shape in budget.shapes.items() if len(shape) > 2][:1], 1.0)
+    fixed |= dict.fromkeys(_classifier(budget.shapes), max(budget.density, classifier))
+    return _shared(budget, dict.fromkeys(budget.shapes, 1.0), fixed)
+
+
+def from_criterion(budget: Budget, criterion: Criterion) -> Densities:
+    """The layer densities of the mask that a criterion chooses globally: SNIP-ratio, GraSP-ratio, LAMP, …"""
+    full = Mask.ones({name: torch.Size(shape) for name, shape in budget.shapes.items()})
+    return prune_to(full, budget.scores(criterion), budget.density).layer_density
+
+
+def from_mask(budget: Budget, path: str) -> Densities:
+    """The layer densities of a saved mask, scaled to the budget; layers of which it keeps nothing get nothing.
+
+    Only its layer densities count, so it may come from a wider network, but it must mask the same layers.
+    """
+    if not Path(path).is_file():
+        raise ConfigError.of("method.allocation.path", path, "the file of a mask, such as masks/round_003.safetensors")
+    saved = Mask.load(path)
+    if other := sorted(set(saved) ^ set(budget.shapes)):
+        raise ConfigError.of("method.allocation.path", path, f"a mask of the same layers; {other[0]!r} is in one only")
+    return _shared(budget, saved.layer_density, dict.fromkeys(saved.collapsed, 0.0))
+
+
+def counts(
+    densities: Mapping[str, float],
+    shapes: Shapes,
+    density: float,
+    minimum: int = 1,
+    most: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Whole numbers of kept weights in each layer, which add up to round(density · N) exactly.
+
+    Every layer keeps at least `minimum` weights (or all that it may), and no more than `most` says; where a layer's share
+    lies outside, the other layers make up for it in proportion. Shares are rounded down, and what that leaves over goes
+    to the layers with the largest remainders, the earlier of equal ones first. ConfigError where these bounds make the
+    density impossible, LotteryError for densities that are none or do not meet the budget.
+    """
+    if not 0 < density <= 1:
+        raise ConfigError.of("method.density", density, "a fraction of the weights, above 0 and at most 1")
+    sizes = np.array(list(_sizes(shapes).values()), dtype=float)
+    high = sizes if most is None else np.minimum(sizes, [most[name] for name in shapes])
+    low = np.minimum(high, minimum)
+    total = round(density * int(sizes.sum()))
+    if total < low.sum():
+        lowest = f"at least {low.sum() / sizes.sum():.4g}, what {minimum} in every layer"
+        raise ConfigError.of("method.density", density, f"{lowest} (of {len(sizes)}) make")
+    if total > high.sum():
+        raise ConfigError.of("method.density", density, f"at most {high.sum() / sizes.sum():.4g}, what is kept now")
+    shares = _checked(densities, shapes, density) * sizes
+    if abs(shares.sum() - total) > 0.5 + 1e-6 or (shares < low).any() or (shares > high).any():
+        shares = _bounded(shares, low, high, total)
+    found = np.floor(shares + 1e-6)  # so that 2.9999999999 is 3
+    order = np.argsort((found - shares).round(6), kind="stable")
+    found[order[: total - int(found.sum())]] += 1
+    return {name: int(count) for name, count in zip(shapes, found, strict=True)}
+
+
+def drawn(counts: Mapping[str, int], shapes: Shapes, generator: Generator) -> Mask:
+    """A mask with exactly `counts[name]` weights kept in each layer, each choice of positions being equally likely.
+
+    Takes from `generator` (on the CPU) one permutation a layer, in the order of `shapes`. LotteryError for a count that
+    the layer does not have.
+    """
+    return Mask({name: _drawn(name, counts[name], shape, generator) for name, shape in shapes.items()})
+
+
+def _drawn(name: str, count: int, shape: Sequence[int], generator: Generator) -> Tensor:
+    size = math.prod(shape)
+    if not 0 <= count <= size:
+        raise LotteryError(f"cannot keep {count} weights of {name!r}, which has {size}")
+    kept = torch.zeros(size, dtype=torch.bool)
+    kept[torch.randperm(size, generator=generator)[:count]] = True
+    return kept.view(torch.Size(shape))
+
+
+def _sizes(shapes: Shapes) -> dict[str, int]:
+    return {name: math.prod(shape) for name, shape in shapes.items()}
+
+
+def _sum_over_product(sides: Sequence[int]) -> float:
+    return sum(sides) / math.prod(sides)
+
+
+def _classifier(shapes: Shapes) -> list[str]:
+    return [name for name in list(shapes)[-1:] if len(shapes[name]) == 2]
+
+
+def _shared(budget: Budget, raw: Mapping[str, float], fixed: Mapping[str, float] | None = None) -> Densities:
+    """Densities min(1, ε · raw) that meet the budget, beside layers whose density is fixed."""
+    fixed = fixed or {}
+    sizes, total = budget.sizes, sum(budget.sizes.values())
+    rest = [name for name in sizes if name not in fixed]
+    size = np.array([sizes[name] for name in rest], dtype=float)
+    taken = sum(share * sizes[name] for name, share in fixed.items())
+    left = budget.density * total - taken
+    if not rest and abs(left) <= 1e-9 * total:
+        return dict(fixed)
+    if fixed and not 0 < left <= size.sum() + 1e-9 * total:
+        named = ", ".join(f"{name} at {share:.4g}" for name, share in fixed.items())
+        lowest, highest = taken / total, (taken + size.sum()) / total
+        expected = f"more than {lowest:.4g} and at most {highest:.4g}" if rest else f"{lowest:.4g}"
+        raise ConfigError.of("method.density", budget.density, f"{expected}: the allocation fixes {named}")
+    shares = _bounded(size * [raw[name] for name in rest], np.zeros(len(rest)), size, left)
+    found = dict(zip(rest, (shares / size).tolist(), strict=True)) | dict(fixed)
+    return {name: found[name] for name in sizes}
+
+
+def _bounded(shares: np.ndarray, low: np.ndarray, high: np.ndarray, total: float) -> np.ndarray:
+    """ε · shares, kept between `low` and `high`, with the ε for which they add up to `total`.
+
+    The sum is a piecewise linear function of ε that never falls, and bends where a layer reaches one of its bounds.
+    """
+    shares = np.maximum(shares, 1e-9)  # a layer that is to have nothing gets more only where all others are full
+
+    def clipped(scale: float) -> np.ndarray:
+        return np.clip(scale * shares, low, high)
+
+    bends = np.unique(np.concatenate(([0.0], low / shares, high / shares)))
+    after = min(max(bisect_left(bends, total, key=lambda bend: clipped(bend).sum()), 1), len(bends) - 1)
+    ends = bends[after - 1 : after + 1]
+    return clipped(float(np.interp(total, [clipped(end).sum() for end in ends], ends)))
+
+
+def _checked(densities: Mapping[str, float], shapes: Shapes, density: float) -> np.ndarray:
+    """The densities in the order of `shapes`; LotteryError unless they are densities that meet the budget."""
+    for name in shapes:
+        if not 0 <= densities.get(name, math.nan) <= 1:
+            raise LotteryError(f"the allocation gave {name!r} the density {densities.get(name)}, expected 0 to 1")
+    sizes = _sizes(shapes)
+    kept, goal = sum(densities[name] * sizes[name] for name in sizes), density * sum(sizes.values())
+    if abs(kept - goal) > 0.5 + 1e-6 * goal:
+        raise LotteryError(f"the allocation keeps {kept:.6g} weights, expected {goal:.6g}")
+    return np.array([densities[name] for name in shapes])

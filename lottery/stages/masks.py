@@ -1,0 +1,174 @@
+"""Masks: weights scored, pruned and ranked; and the `score` stage, in which a whole search for a mask is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lottery.data.dataset import Batch, Dataset
+from lottery.errors import LotteryError
+from lottery.files import write_json
+from lottery.pruning.allocations import Allocation, Budget, counts
+from lottery.pruning.prune import prune, prune_to
+from lottery.pruning.ranking import Ranking
+from lottery.pruning.scoring import Criterion, Scoring
+from lottery.seeding import derive
+from lottery.stages.lease import Lease
+from lottery.stages.store import Stage, Store
+from lottery.state import StateRef
+from lottery.ticket import Mask
+
+VERSION = 1  # raise when the numerics of scoring or pruning change
+
+
+class _Unscored(Exception):
+    """The allocation asked for scores."""
+
+
+@dataclass
+class MaskStages:
+    """Scores and prunes one network on one data set."""
+
+    store: Store
+    build: Callable[[], nn.Module]  # a new network; its weights are then replaced by the state's
+    data: Callable[[], Dataset]  # on the training device
+    device: torch.device
+    criterion: Criterion
+    seed: int  # seeds.mask
+    ignored: int  # convolution and linear weights that are never pruned
+    inputs: dict[str, Any]  # what a search reads besides its own options: model, data, criterion
+    rank: bool  # remember in which order weights go, for the inverted control
+    keys: dict[str, str] = field(default_factory=dict)  # mask digest: the score stage that it came from
+    _inverted: dict[str, Mask] = field(default_factory=dict)  # mask digest: its inverse, from the store
+    _ranking: Ranking | None = None  # of the mask that was pruned last
+
+    # -- scoring ----------------------------------------------------------------------------------------------------
+
+    def scores(self, state: StateRef, mask: Mask, criterion: Criterion | None = None) -> dict[str, Tensor]:
+        """The criterion's score of every prunable weight of this state; the lowest go first."""
+        weights = state.tensors()
+
+        def network() -> nn.Module:
+            copy = self.build()
+            copy.load_state_dict(mask.apply(weights), strict=True)
+            return copy.to(self.device).train()
+
+        def sample(per_class: int) -> Batch:
+            return self.data().sample(per_class, self.seed)
+
+        generator = torch.Generator().manual_seed(derive(self.seed, "scores", mask.digest))
+        prunable = {name: weights[name] for name in mask}
+        at = Scoring(prunable, mask, generator, network, sample, self.data().shape)
+        return (criterion or self.criterion)(at)
+
+    def counts(
+        self,
+        allocation: Allocation,
+        density: float,
+        mask: Mask,
+        state: StateRef,
+        most: Mapping[str, int] | None = None,
+    ) -> dict[str, int]:
+        """How many weights each layer keeps, by an allocation over the dense network of this state."""
+        full = Mask.ones(mask.shapes)
+        budget = Budget(mask.shapes, density, lambda criterion: self.scores(state, full, criterion))
+        return counts(allocation(budget), mask.shapes, density, most=most)
+
+    # -- checks before anything is computed -------------------------------------------------------------------------
+
+    def check_sample(self, criterion: Criterion, key: str) -> None:
+        """Raise ConfigError where the data have fewer images a class than the criterion's option `per_class`."""
+        option = signature(criterion).parameters.get("per_class")
+        if option is not None:
+            self.data().sample(option.default, self.seed, f"{key}.per_class")
+
+    def check_counts(self, allocation: Allocation, density: float, mask: Mask) -> None:
+        """Raise ConfigError for a density that this allocation cannot reach; what needs scores is not computed."""
+
+        def scores(criterion: Criterion) -> dict[str, Tensor]:
+            self.check_sample(criterion, "method.allocation.criterion")
+            raise _Unscored
+
+        shares = dict.fromkeys(mask, density)
+        with suppress(_Unscored):
+            shares = allocation(Budget(mask.shapes, density, scores))
+        counts(shares, mask.shapes, density)
+
+    # -- pruning ----------------------------------------------------------------------------------------------------
+
+    def prune(self, mask: Mask, scores: dict[str, Tensor], rate: float, **options: Any) -> Mask:
+        """`pruning.prune.prune`, told how many weights are never pruned, which one compatibility rule counts."""
+        return self._ranked(mask, prune(mask, scores, rate, ignored=self.ignored, **options), scores)
+
+    def prune_to(self, mask: Mask, scores: dict[str, Tensor], density: float, **options: Any) -> Mask:
+        """`pruning.prune.prune_to`."""
+        return self._ranked(mask, prune_to(mask, scores, density, **options), scores)
+
+    def _ranked(self, before: Mask, after: Mask, scores: dict[str, Tensor]) -> Mask:
+        if self.rank:
+            known = self._ranking if self._ranking is not None and self._ranking.mask == before else None
+            self._ranking = (known or Ranking.begin(before)).pruned(after, scores)
+        return after
+
+    def inverted(self, mask: Mask) -> Mask:
+        """As many weights in each layer as this mask, which was pruned last, but those that go first."""
+        if mask.digest in self._inverted:
+            return self._inverted[mask.digest]
+        if self._ranking is None or self._ranking.mask != mask:
+            raise LotteryError("controls.invert: nothing has ranked the weights of this mask")
+        return self._ranking.inverted()
+
+    # -- the stage --------------------------------------------------------------------------------------------------
+
+    def found(self, search: Callable[[], Mask], inputs: dict[str, Any], **facts: str) -> Mask:
+        """The mask that `search` finds from `inputs` (JSON values) and from ours: from the store, or searched now."""
+        stage = self.store.stage("score", {"version": VERSION, "seed": self.seed, **self.inputs, **inputs})
+
+        def compute(lease: Lease) -> None:
+            began, ranked, self.rank, self._ranking = monotonic(), self.rank, True, None
+            try:
+                mask = search()
+                masks = {"mask": mask}
+                if self._ranking is not None and self._ranking.mask == mask:
+                    masks["inverted"] = self._ranking.inverted()
+            finally:
+                self.rank = ranked
+            lease.check()
+            for name, found in masks.items():
+                found.save(_path(stage, name), round=1, study=stage.key[:12], parent=None)
+            digests = {f"{name}_digest": found.digest for name, found in masks.items()}
+            write_json(stage.folder / "result.json", {**digests, "seconds": monotonic() - began})
+            stage.finish()
+
+        self.store.finished(stage, compute, **facts)
+        mask, inverted = _read(stage, "mask"), _read(stage, "inverted")
+        if mask is None:
+            raise LotteryError(f"{stage.folder}: holds no mask")
+        self.keys[mask.digest] = stage.key
+        if inverted is not None:
+            self.keys[inverted.digest] = stage.key
+            self._inverted[mask.digest] = inverted
+        return mask
+
+
+def _path(stage: Stage, name: str) -> Path:
+    return stage.folder / f"{name}.safetensors"
+
+
+def _read(stage: Stage, name: str) -> Mask | None:
+    """A mask of a finished stage; None if the stage has none of this name. LotteryError where it is another one."""
+    digest = stage.result().get(f"{name}_digest")
+    if digest is None:
+        return None
+    mask = Mask.load(_path(stage, name))
+    if mask.digest != digest:
+        raise LotteryError(f"{_path(stage, name)}: not the mask that result.json names")
+    return mask

@@ -1,0 +1,222 @@
+"""Masks at initialisation, random or scored, as rounds over the lab (specs/methods.md 3; T3.5, T3.7, T3.8)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line_tools import call
+from torch import Tensor
+from training_tools import SMALL, Start, assert_pruned_are_zero, assert_same_bits
+
+from lottery.compose import composed
+from lottery.methods.imp import IMP
+from lottery.methods.pai import PruningAtInit
+from lottery.methods.random import RandomPruning
+from lottery.stages.lab import Lab
+from lottery.stages.round import Round
+from lottery.study import Study
+from lottery.ticket import Mask
+
+QUIET = ("tracker=none", "trainer.progress=false", "train.steps=20it", "train.eval_every=10it")
+MakeLab = Callable[..., Lab]
+ERK = {"_target_": "lottery.pruning.allocations.erk", "_partial_": True}
+UNIFORM = {"_target_": "lottery.pruning.allocations.uniform", "_partial_": True}
+SNIP_RATIO = {
+    "_target_": "lottery.pruning.allocations.from_criterion",
+    "_partial_": True,
+    "criterion": {"_target_": "lottery.pruning.gradients.snip", "_partial_": True, "per_class": 1},
+}
+
+
+def pruned(method: PruningAtInit | RandomPruning, lab: Lab) -> Round:
+    dense, ticket = method(lab)
+    assert (dense.index, ticket.index) == (0, 1)
+    assert dense.mask == lab.initial.mask
+    return ticket
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "snip", "grasp", "synflow", "lamp"])
+def test_every_criterion_prunes_the_initial_weights(make_lab: MakeLab, starts: list[Start], criterion: str) -> None:
+    """Exactly round(D N) weights stay; they start at their initial values, buffers included, from step 0 on."""
+    few = ["criterion.per_class=1"] if criterion in ("snip", "grasp") else []
+    lab = make_lab(f"criterion={criterion}", *few)
+    initial = lab.network(0).state_dict()
+    ticket = pruned(PruningAtInit(density=0.3, steps=2), lab)
+    assert ticket.mask.kept == round(0.3 * ticket.mask.size)
+    assert (ticket.ticket.step, ticket.ticket.steps) == (0, 30)
+    assert_same_bits(starts[-1].network, ticket.mask.apply(initial))
+    assert_pruned_are_zero(ticket.trained.state.tensors(), ticket.mask)
+
+
+def test_each_step_scores_anew_and_takes_an_equal_factor(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T3.5: after step i the density is D^(i/n), to the nearest weight, and each mask is a subset of the one before."""
+    lab = make_lab("criterion=synflow")
+    masks = [lab.initial.mask]
+    original = Lab.scores
+
+    def scores(self: Lab, state: Any, mask: Mask) -> dict[str, Tensor]:
+        masks.append(mask)
+        return original(self, state, mask)
+
+    monkeypatch.setattr(Lab, "scores", scores)
+    ticket = pruned(PruningAtInit(density=0.05, steps=20), lab)
+    ladder = [*masks[1:], ticket.mask]
+    assert [mask.kept for mask in ladder] == [round(0.05 ** (i / 20) * ticket.mask.size) for i in range(21)]
+    assert all(later.issubset(mask) for mask, later in pairwise(ladder))
+
+
+def test_an_allocation_fixes_the_counts_and_the_criterion_the_positions(make_lab: MakeLab) -> None:
+    lab = make_lab("criterion=magnitude")
+    counts = lab.counts(ERK, 0.2)
+    ticket = pruned(PruningAtInit(density=0.2, steps=3, allocation=ERK), lab)
+    assert ticket.mask.layer_kept == counts
+    assert sum(counts.values()) == round(0.2 * ticket.mask.size)
+    weights = lab.initial.state.tensors()
+    for name, kept in ticket.mask.items():
+        magnitude = weights[name].abs()
+        if not kept.all():
+            assert magnitude[kept].min() >= magnitude[~kept].max()
+    assert ticket.mask != pruned(PruningAtInit(density=0.2), lab).mask, "ranked together they are another mask"
+
+
+def test_a_mask_is_searched_once(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes from the store the second time, and so does its inverse."""
+    found = []
+    for attempt in range(2):
+        lab = make_lab("criterion=lamp", "controls.invert=1")
+        ticket = pruned(PruningAtInit(density=0.3), lab)
+        found.append((ticket.mask, lab.control(ticket, "invert", 0).mask))
+        assert lab.stages(ticket)["score"] == lab._masks.keys[ticket.mask.digest]
+        if attempt == 0:
+            monkeypatch.setattr(Lab, "scores", lambda *_: pytest.fail("scored again"))
+    assert found[0] == found[1]
+
+
+def test_the_inverse_keeps_what_is_pruned_first(make_lab: MakeLab) -> None:
+    """T3.7, methods 3.4: as many weights in each layer, of the lowest scores."""
+    lab = make_lab("criterion=magnitude", "controls.invert=1")
+    ticket = pruned(PruningAtInit(density=0.3), lab)
+    inverse = lab.control(ticket, "invert", 0)
+    assert inverse.mask.layer_kept == ticket.mask.layer_kept
+    assert inverse.ticket.state == ticket.ticket.state
+    weights = lab.initial.state.tensors()
+    for name, kept in inverse.mask.items():
+        magnitude = weights[name].abs()
+        assert magnitude[kept].max() <= magnitude[~kept].min()
+
+
+def test_imp_has_the_inverse_too(make_lab: MakeLab) -> None:
+    """What an earlier round pruned comes before what a later one pruned."""
+    lab = make_lab("controls.invert=1")
+    masks = {}
+    for round in IMP(rounds=3, rate=0.3)(lab):
+        masks[round.index] = round.mask
+        if round.index:
+            inverse = lab.control(round, "invert", 0).mask
+            assert inverse.layer_kept == round.mask.layer_kept
+    for name, kept in inverse.items():  # of round 3, which keeps 0.343
+        first, second = ~masks[1][name], masks[1][name] & ~masks[2][name]
+        assert int((kept & first).sum()) == min(int(kept.sum()), int(first.sum()))
+        assert not (kept & second).any() or bool((kept & first).sum() == first.sum())
+
+
+def test_imp_prunes_by_any_criterion_after_training(make_lab: MakeLab) -> None:
+    lab = make_lab("criterion=snip", "criterion.per_class=1")
+    rounds = list(IMP(rounds=2, rate=0.3)(lab))
+    assert all(b.mask.kept == a.mask.kept - round(0.3 * a.mask.kept) for a, b in pairwise(rounds))
+    scores = lab.scores(rounds[1].trained.state, rounds[1].mask)
+    left, gone = [], []
+    for name, kept in rounds[2].mask.items():
+        left.append(scores[name][kept])
+        gone.append(scores[name][rounds[1].mask[name] & ~kept])
+    assert torch.cat(left).min() >= torch.cat(gone).max()
+
+
+def test_random_masks_have_the_counts_of_their_allocation(make_lab: MakeLab) -> None:
+    """T3.8: the same seeds.mask gives the same positions, another one an overlap near chance."""
+    lab = make_lab("seeds.mask=1")
+    ticket = pruned(RandomPruning(density=0.2, allocation=ERK), lab)
+    assert ticket.mask.layer_kept == lab.counts(ERK, 0.2)
+    assert ticket.ticket.state == lab.initial.state
+    again = pruned(RandomPruning(density=0.2, allocation=ERK), make_lab("seeds.mask=1", "optim.lr=0.01", runs="b"))
+    other = pruned(RandomPruning(density=0.2, allocation=ERK), make_lab("seeds.mask=2"))
+    assert again.mask == ticket.mask
+    assert other.mask != ticket.mask
+    for name, kept in ticket.mask.items():
+        n, k = kept.numel(), int(kept.sum())
+        deviation = (k * k / n * (1 - k / n) ** 2 * n / max(1, n - 1)) ** 0.5  # hypergeometric
+        assert abs(int((kept & other.mask[name]).sum()) - k * k / n) <= 5 * deviation + 1
+
+
+def test_snip_ratio_takes_only_the_layer_counts_of_snip(make_lab: MakeLab) -> None:
+    lab = make_lab("criterion=snip", "criterion.per_class=1")
+    scored = pruned(PruningAtInit(density=0.2), lab).mask
+    drawn = pruned(RandomPruning(density=0.2, allocation=SNIP_RATIO), lab).mask
+    assert all(abs(drawn.layer_kept[name] - scored.layer_kept[name]) <= 1 for name in scored)
+    assert drawn.kept == scored.kept
+    assert drawn != scored
+
+
+def test_scoring_changes_neither_weights_nor_statistics(make_lab: MakeLab) -> None:
+    """Batch normalisation in training mode moves its statistics: those of a private copy (methods 3, pitfalls)."""
+    lab = make_lab("criterion=snip", "criterion.per_class=1")
+    before = lab.initial.state.tensors()
+    first = lab.scores(lab.initial.state, lab.initial.mask)
+    assert_same_bits(lab.initial.state.tensors(), before)
+    second = lab.scores(lab.initial.state, lab.initial.mask)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# -- as studies -------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_at_init(tmp_path: Path, starts: list[Start]) -> None:
+    """Rows, masks and records of every control; a second run of it computes nothing."""
+    small = [override for override in SMALL if not override.startswith("method.")]
+    method = ["method=pai", "criterion=synflow", "method.density=0.2", "method.steps=5"]
+    cfg = composed([*small, *method, "controls=sanity", "controls.random=1", f"paths.runs={tmp_path}"])
+    study = Study(cfg)
+    rows = study.run()
+    assert [(row["round"], row["control"]) for row in rows] == [
+        (0, None), (1, None), (1, "reinit"), (1, "random"), (1, "shuffle"), (1, "invert"),
+    ]  # fmt: skip
+    assert study.trainings() == 6
+    assert len({row["kept"] for row in rows[1:]}) == 1
+    assert len({json.dumps(row["layer_density"]) for row in rows[1:]}) == 1
+    masks = {row["control"]: row["mask_digest"] for row in rows[1:]}
+    assert masks[None] == masks["reinit"]
+    assert len(set(masks.values())) == 4
+    stages = [json.loads(p.read_text())["stages"] for p in sorted((study.folder.path / "rounds").glob("*_001*.json"))]
+    assert sum("score" in found for found in stages) == 3, "the ticket, the same mask reinitialised, and the inverse"
+    assert Study(cfg).run() == rows
+    assert len(starts) == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+exp=random_erk", "method.density=0.0001"], "method.density: got 0.0001, expected at least"),
+        (["+exp=random_erk", "method.density=1.2"], "method.density: got 1.2"),
+        (["+exp=random_erk", "controls.invert=1"], "controls.invert: got 1, expected 0"),
+        (["method=random"], "method.allocation: nothing chosen"),
+        (["allocation=erk"], "method.allocation: no such key"),
+        (["+exp=synflow", "method.steps=0"], "method.steps: got 0"),
+        (["+exp=snip", "criterion.per_class=5000"], "criterion.per_class: got 5000, expected at most"),
+        (["+exp=snip", "criterion.classes=3"], "criterion"),
+        (["+exp=random_erk", "allocation=from_mask"], "allocation"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_writes_nothing(
+    overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = call(*overrides, *QUIET)
+    assert outcome.status == 2, outcome
+    assert message in outcome.line
+    assert not any(tmp_path.iterdir())

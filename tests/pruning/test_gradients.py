@@ -1,0 +1,383 @@
+"""SNIP, GraSP and SynFlow against their definitions: derivatives taken another way, and laws that the scores obey."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lottery.data.dataset import Batch
+from lottery.errors import ConfigError, LotteryError
+from lottery.pruning.gradients import _with_float64, grasp, hessian_gradient, snip, synflow
+from lottery.pruning.prunable import prunable
+from lottery.pruning.prune import prune, prune_to
+from lottery.pruning.scoring import Criterion, Scoring
+from lottery.ticket import Mask
+from tests.tiny_networks import Partial, convolutional
+
+CONF = Path(__file__).parents[2] / "conf" / "criterion"
+GRADIENTS: list[Criterion] = [snip, grasp, synflow]
+
+
+def scoring(
+    network: nn.Module, shape: tuple[int, ...], classes: int, mask: Mask | None = None, data: bool = True
+) -> Scoring:
+    """The network as a study would offer it; images of `shape`, drawn from a seed, in the network's precision."""
+    mask = mask or Mask.ones(prunable(network))
+    dtype = next(network.parameters()).dtype
+
+    def copy() -> nn.Module:
+        private = deepcopy(network)
+        private.load_state_dict(mask.apply(private.state_dict()))
+        return private.train()
+
+    def sample(per_class: int) -> Batch:
+        assert data, "this criterion needs no data"
+        generator = torch.Generator().manual_seed(5)
+        labels = torch.arange(classes).repeat(per_class)
+        images = torch.randn(len(labels), *shape, generator=generator, dtype=torch.float64)
+        return images.to(dtype), labels
+
+    weights = {name: network.get_parameter(name).detach() for name in mask}
+    return Scoring(weights, mask, torch.Generator().manual_seed(0), copy, sample, shape)
+
+
+def seeded(build: type[nn.Module] | object, **options: object) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(**options)  # type: ignore[operator]
+
+
+def images8() -> nn.Module:
+    return seeded(convolutional, shape=(1, 8, 8), classes=3)
+
+
+def small(bias: bool = True, widths: tuple[int, ...] = (3, 4, 2), activation: type[nn.Module] = nn.Tanh) -> nn.Module:
+    """A perceptron in float64."""
+    steps = [
+        (f"{kind}{i}", nn.Linear(a, b, bias) if kind == "fc" else activation())
+        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+        for kind in ("fc", "act")
+    ]
+    return nn.Sequential(OrderedDict(steps[:-1])).double()
+
+
+# -- SNIP -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("density", [1.0, 0.4])
+def test_snip_is_the_gradient_of_the_connections(density: float) -> None:
+    """T3.3: |∂L/∂c| at c = mask, by autograd on explicit factors c of the weights."""
+    network = images8()
+    full = scoring(network, (1, 8, 8), 3)
+    mask = prune_to(full.mask, {name: weight.abs() for name, weight in full.weights.items()}, density)
+    at = scoring(network, (1, 8, 8), 3, mask)
+    found = snip(at, per_class=7)
+
+    images, labels = at.sample(7)
+    network.get_submodule("dropout").eval()  # no chance in scores
+    factors = {name: kept.float().requires_grad_() for name, kept in mask.items()}
+    weights = dict(network.named_parameters())
+    connected = {name: weights[name].detach() * factors[name] for name in mask}
+    loss = F.cross_entropy(torch.func.functional_call(network, connected, (images,)), labels)
+    loss.backward()
+    for name, kept in mask.items():
+        gradient = factors[name].grad
+        assert gradient is not None
+        torch.testing.assert_close(found[name][kept], gradient.abs()[kept], rtol=1e-4, atol=1e-7)
+        assert not found[name][~kept].any()
+
+
+def test_snip_ignores_the_scale_of_the_loss_but_not_the_sample() -> None:
+    at = scoring(images8(), (1, 8, 8), 3)
+    few, many = snip(at, per_class=2), snip(at, per_class=20)
+    assert any(not torch.allclose(few[name], many[name]) for name in few)
+
+
+# -- GraSP ----------------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 8), st.integers(0, 10_000))
+def test_hessian_gradient_of_a_quadratic(size: int, seed: int) -> None:
+    """T3.4: for L = ½ θᵀAθ: g = Aθ, Hg = A²θ, and θ · Hg = |g|²."""
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    matrix = root + root.T
+    theta = torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_()
+    (product,) = hessian_gradient(theta @ matrix @ theta / 2, [theta])
+    torch.testing.assert_close(product, matrix @ matrix @ theta.detach())
+    gradient = matrix @ theta.detach()
+    torch.testing.assert_close((theta.detach() * product).sum(), gradient.square().sum())
+
+
+def numerical(network: nn.Module, at: Scoring, per_class: int, temperature: float) -> tuple[dict[str, Tensor], Tensor]:
+    """w · Hg from central differences of the gradient, weight by weight; and the gradient."""
+    images, labels = at.sample(per_class)
+    half = (len(labels) + 1) // 2
+    names = list(at.mask)
+    theta = torch.cat([at.weights[name].flatten() for name in names])
+
+    def gradient(flat: Tensor) -> Tensor:
+        flat = flat.clone().requires_grad_()
+        parts = flat.split([at.weights[name].numel() for name in names])
+        weights = {name: part.view(at.weights[name].shape) for name, part in zip(names, parts, strict=True)}
+        loss = sum(
+            F.cross_entropy(torch.func.functional_call(network, weights, (x,)) / temperature, y)
+            for x, y in ((images[:half], labels[:half]), (images[half:], labels[half:]))
+        )
+        return torch.autograd.grad(loss, flat)[0]
+
+    step = 1e-5
+    bumps = torch.eye(len(theta), dtype=torch.float64) * step
+    hessian = torch.stack([(gradient(theta + bump) - gradient(theta - bump)) / (2 * step) for bump in bumps])
+    scores = (theta * (hessian @ gradient(theta))).split([at.weights[name].numel() for name in names])
+    return {n: s.view(at.weights[n].shape) for n, s in zip(names, scores, strict=True)}, gradient(theta)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+@pytest.mark.parametrize("per_class", [1, 5])
+def test_grasp_is_the_numerical_hessian_times_the_gradient(temperature: float, per_class: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = small()
+    at = scoring(network, (3,), 2)
+    expected, _ = numerical(network, at, per_class, temperature)
+    found = grasp(at, per_class, temperature)
+    for name in at.mask:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-9 * float(expected[name].abs().max()))
+
+
+def test_grasp_normalises_each_half_by_itself() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
+    at = scoring(network, (3,), 2)
+    found = grasp(at, per_class=6, temperature=1.0)
+    expected, _ = numerical(network, at, 6, 1.0)
+    for name in at.mask:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-8)
+
+
+def test_grasp_prunes_first_what_leaves_the_gradient_largest() -> None:
+    """The lowest score marks the weight whose shrinking raises |g|² most: the sign convention of Wang et al. 2020."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = small()
+    at = scoring(network, (3,), 2)
+    scores = torch.cat([score.flatten() for score in grasp(at, 5, 1.0).values()])
+    norms = []
+    for name, weight in at.weights.items():
+        for i in range(weight.numel()):
+            shrunk = deepcopy(network)
+            with torch.no_grad():
+                shrunk.get_parameter(name).view(-1)[i] *= 1 - 1e-4
+            norms.append(numerical_norm(shrunk, at))
+    changes = torch.stack(norms) - numerical_norm(network, at)
+    assert changes.argmax() == scores.argmin()
+    assert changes.argmin() == scores.argmax()
+    torch.testing.assert_close(changes / 1e-4, -2 * scores, rtol=1e-2, atol=1e-4)  # to first order
+
+
+def numerical_norm(network: nn.Module, at: Scoring) -> Tensor:
+    images, labels = at.sample(5)
+    half = len(labels) // 2
+    loss = F.cross_entropy(network(images[:half]), labels[:half]) + F.cross_entropy(network(images[half:]), labels[half:])
+    gradients = torch.autograd.grad(loss, [network.get_parameter(name) for name in at.mask])
+    return torch.stack([g.square().sum() for g in gradients]).sum()
+
+
+def test_grasp_variants() -> None:
+    at = scoring(images8(), (1, 8, 8), 3)
+    signed, reverse, size = (grasp(at, 5, variant=variant) for variant in ("signed", "reversed", "magnitude"))
+    assert all(torch.equal(-signed[name], reverse[name]) for name in signed)
+    assert all(torch.equal(signed[name].abs(), size[name]) for name in signed)
+    assert all((signed[name] < 0).any() and (signed[name] > 0).any() for name in signed)
+    with pytest.raises(ConfigError, match="variant: got 'unsigned', expected one of signed, reversed, magnitude"):
+        grasp(at, variant="unsigned")
+    with pytest.raises(ConfigError, match="temperature: got 0, expected a number > 0"):
+        grasp(at, temperature=0)
+
+
+class Attentive(nn.Module):
+    """One attention layer, as in a vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.output = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.output(self.attention(images, images, images, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize("criterion", GRADIENTS)
+def test_attention_can_be_scored(criterion: Criterion) -> None:
+    """GraSP differentiates twice, which the fused kernels of attention cannot."""
+    scores = criterion(scoring(seeded(Attentive), (5, 8), 3))
+    assert list(scores) == ["attention.in_proj_weight", "output.weight"]
+    assert all(score.isfinite().all() and score.any() for score in scores.values())
+
+
+# -- SynFlow --------------------------------------------------------------------------------------------------------------
+
+
+def flow(network: nn.Module, mask: Mask, shape: tuple[int, ...]) -> float:
+    """R: the summed outputs of the masked network with absolute weights, for an input of ones."""
+    absolute = deepcopy(network).double().eval()
+    absolute.load_state_dict({name: value.abs() for name, value in mask.apply(absolute.state_dict()).items()})
+    return float(absolute(torch.ones(1, *shape, dtype=torch.float64)).sum())
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.floats(0.3, 1), st.integers(0, 10_000))
+def test_synflow_is_conserved(widths: list[int], density: float, seed: int) -> None:
+    """T3.5, without biases: every layer's scores add up to R, and what enters a neuron leaves it; masks included."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = small(bias=False, widths=tuple(widths), activation=nn.ReLU)
+    full = scoring(network, (widths[0],), widths[-1], data=False)
+    mask = prune_to(full.mask, {name: torch.rand_like(weight) for name, weight in full.weights.items()}, density)
+    scores = synflow(scoring(network, (widths[0],), widths[-1], mask, data=False))
+    total = flow(network, mask, (widths[0],))
+    for score in scores.values():
+        assert float(score.sum()) == pytest.approx(total, rel=1e-9, abs=1e-12)
+    for before, after in zip(list(scores.values()), list(scores.values())[1:], strict=False):
+        torch.testing.assert_close(before.sum(1), after.sum(0), rtol=1e-9, atol=1e-12)
+    assert not any(score[~mask[name]].any() for name, score in scores.items())
+
+
+def test_synflow_of_a_convolutional_network_is_conserved() -> None:
+    """Through batch normalisation at its initial statistics, pooling and dropout; only biases let flow in."""
+    network = images8()
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if name.endswith("bias"):
+                value.zero_()
+    at = scoring(network, (1, 8, 8), 3, data=False)
+    scores = synflow(at)
+    assert {score.dtype for score in scores.values()} == {torch.float64}
+    for score in scores.values():
+        assert float(score.sum()) == pytest.approx(flow(network, at.mask, (1, 8, 8)), rel=1e-9)
+
+
+def test_synflow_survives_depth_that_overflows_float32() -> None:
+    widths = (64,) * 45
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = small(bias=False, widths=widths, activation=nn.ReLU).float()
+    with torch.no_grad():
+        for value in network.parameters():
+            value.mul_(8)
+    scores = synflow(scoring(network, (64,), 64, data=False))
+    assert all(score.isfinite().all() for score in scores.values())
+    assert next(iter(scores.values())).sum() > torch.finfo(torch.float32).max
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(0.02, 0.9), st.integers(0, 1000))
+def test_synflow_in_steps_empties_no_layer(density: float, seed: int) -> None:
+    """Tanaka et al. 2020: pruned in many steps no layer goes before all layers are down to a few weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = small(bias=False, widths=(6, 20, 20, 4), activation=nn.ReLU)
+    mask = Mask.ones(prunable(network))
+    for step in range(1, 31):
+        scores = synflow(scoring(network, (6,), 4, mask, data=False))
+        mask = prune_to(mask, scores, density ** (step / 30))
+    assert mask.kept == round(density * mask.size)
+    assert not mask.collapsed
+
+
+def test_float64_is_taken_to_the_processor_where_the_device_has_none() -> None:
+    assert _with_float64(torch.device("mps")) == torch.device("cpu")
+    assert _with_float64(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+# -- all ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", GRADIENTS)
+def test_scores_leave_the_network_as_it_was(criterion: Criterion) -> None:
+    """Weights, gradients and normalisation statistics, and the random numbers that training will draw."""
+    network = images8()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    at, chance = scoring(network, (1, 8, 8), 3), torch.get_rng_state()
+    criterion(at)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(value.grad is None for value in network.parameters())
+    assert torch.equal(torch.get_rng_state(), chance)
+
+
+@pytest.mark.parametrize("criterion", GRADIENTS)
+def test_scores_are_repeatable_and_pruned_weights_score_nothing(criterion: Criterion) -> None:
+    """Dropout, which is part of this network, draws no lots in scores."""
+    network = images8()
+    full = scoring(network, (1, 8, 8), 3)
+    mask = prune(full.mask, {name: weight.abs() for name, weight in full.weights.items()}, 0.5)
+    at = scoring(network, (1, 8, 8), 3, mask)
+    scores = criterion(at)
+    assert all(torch.equal(score, again) for score, again in zip(scores.values(), criterion(at).values(), strict=True))
+    assert list(scores) == list(mask)
+    assert {name: score.shape for name, score in scores.items()} == mask.shapes
+    assert not any(score[~mask[name]].any() or score.requires_grad for name, score in scores.items())
+    assert prune(mask, scores, 0.3).kept == mask.kept - round(0.3 * mask.kept)
+
+
+@pytest.mark.parametrize("criterion", [snip, grasp])
+def test_scores_normalise_by_the_sample(criterion: Criterion) -> None:
+    """At initialisation running statistics are 0 and 1, those of no layer."""
+    network = images8()
+    expected = criterion(scoring(network, (1, 8, 8), 3))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            module.running_mean.fill_(3.0)
+    found = criterion(scoring(network, (1, 8, 8), 3))
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("criterion", GRADIENTS)
+def test_frozen_layers_are_scored_and_unused_ones_score_nothing(criterion: Criterion) -> None:
+    scores = criterion(scoring(seeded(Partial, inputs=4, classes=3), (4,), 3))
+    assert scores["frozen.weight"].any()
+    assert scores["output.weight"].any()
+    assert not scores["unused.weight"].any()
+
+
+@pytest.mark.parametrize("criterion", GRADIENTS)
+def test_scores_that_are_not_finite_name_their_layer(criterion: Criterion) -> None:
+    network = images8()
+    with torch.no_grad():
+        network.get_parameter("conv2.weight")[0, 0, 0, 0] = float("inf")
+    at = scoring(network, (1, 8, 8), 3)
+    with pytest.raises(LotteryError, match=r"scores of '(conv1|conv2|fc).weight': \d+ are not finite, cannot rank"):
+        prune(at.mask, criterion(at), 0.5)
+
+
+OPTIONS = {
+    "snip": (snip, {"per_class": 10}),
+    "grasp": (grasp, {"per_class": 10, "temperature": 200.0, "variant": "signed"}),
+    "grasp_magnitude": (grasp, {"per_class": 10, "temperature": 200.0, "variant": "magnitude"}),
+    "synflow": (synflow, {}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_config_gives_the_criterion(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        criterion = instantiate(compose(name))
+    function, options = OPTIONS[name]
+    assert (criterion.func, criterion.keywords) == (function, options)
+    at = scoring(images8(), (1, 8, 8), 3)
+    expected = function(at, **options)  # type: ignore[operator]
+    assert all(torch.equal(score, expected[layer]) for layer, score in criterion(at).items())
