@@ -30,7 +30,7 @@ from lottery.stages.round import Round
 from lottery.stages.store import Store
 from lottery.stages.train import Trained, TrainStages
 from lottery.state import State, StateRef
-from lottery.ticket import Mask, Ticket
+from lottery.ticket import Mask, Ticket, read_metadata
 from lottery.training.parallel import Ranks
 from lottery.training.recipe import Recipe
 from lottery.training.rewind import RewindPolicy
@@ -199,7 +199,13 @@ class Lab:
         return drawn(counts, self.initial.mask.shapes, generator)
 
     def found(self, search: Callable[[], Mask], **inputs: Any) -> Mask:
-        """The mask that `search` finds for the initial weights, cached; `inputs` are the options that it reads."""
+        """The mask that `search` finds for the initial weights, cached; `inputs` are the options that it reads.
+
+        A saved mask among them (`allocation.path`) counts by its digest, wherever it lies.
+        """
+        allocation = inputs.get("allocation") or {}
+        if "path" in allocation:
+            inputs |= {"allocation": {**allocation, "path": read_metadata(allocation["path"])["digest"]}}
         start = {"state": self.initial.state.digest, "mask": self.initial.mask.digest}
         return self._masks.found(search, {**start, "search": inputs}, **self._trainings.facts())
 
