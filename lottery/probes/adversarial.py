@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from lottery.errors import ConfigError
 from lottery.probes.images import check_images, check_limit
@@ -61,9 +60,18 @@ def attack(
     """
     for pixels, labels in batches:
         with torch.enable_grad():
-            pixels.requires_grad_()
-            loss = cross_entropy(network(scaled(pixels)).float(), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, pixels)
+            start = pixels.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(margin(network(scaled(start)).float(), labels).sum(), start)
         with torch.no_grad():
             moved = (pixels + epsilon * gradient.sign()).clamp(0, 1)
         yield scaled(moved), labels
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """m = log Σ_{j≠y} exp(z_j) - z_y of each image, [B].
+
+    The cross-entropy is log(1 + exp(m)), which grows with m: their gradients have the same sign. But that of the
+    cross-entropy loses z_y's part in float32 where m < -17, and then a network that is very sure seems robust.
+    """
+    others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    return others - logits.gather(1, labels[:, None])[:, 0]

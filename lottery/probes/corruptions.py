@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
 
 from lottery.probes.images import check_images, check_limit
 from lottery.seeding import derive
@@ -120,17 +119,22 @@ LOW = np.uint64(2**32 - 1)
 def blur(severity: int) -> Corruption:
     """A Gaussian filter, cut off at four standard deviations (rounded to whole pixels), the edges repeated outwards."""
     sigma = (0.4, 0.6, 0.7, 0.8, 1.0)[severity - 1]
-    radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = (-0.5 * (offsets / sigma).square()).exp()
-    kernel = (weights / weights.sum()).float()
 
     def blurred(pixels: Tensor) -> Tensor:
-        along = kernel.to(pixels.device)
-        planes = pad(pixels.flatten(0, 1)[:, None], [radius] * 4, mode="replicate")
-        return conv2d(conv2d(planes, along.view(1, 1, -1, 1)), along.view(1, 1, 1, -1)).view(pixels.shape)
+        rows, columns = (filter_matrix(side, sigma).to(pixels.device) for side in pixels.shape[2:])
+        return rows @ pixels @ columns.T  # a filter along each axis: for small images much faster than a convolution
 
     return blurred
+
+
+def filter_matrix(side: int, sigma: float) -> Tensor:
+    """What filters `side` values, float32 [side, side]; each of its rows sums to 1."""
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1)
+    weights = (-0.5 * (offsets.double() / sigma).square()).exp()
+    weights /= weights.sum()
+    source = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, source, weights.expand(side, -1)).float()
 
 
 def contrast(severity: int) -> Corruption:

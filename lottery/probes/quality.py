@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class Quality:
     """Of the trained network on the test split: `nll` (nats, mean), `brier` (in [0, 2]) and `ece` (in [0, 1]).
 
+    Measured without autocast: with `train.precision=bf16`, `nll` and `test_loss` differ by what that rounds.
+
     The `evaluate` stage's result.json has the reliability diagram too: `reliability_confidence`,
     `reliability_accuracy` (null where a bin is empty) and `reliability_count`, a list each of `bins` numbers.
     """

@@ -1,8 +1,8 @@
 """Allocations: which share of a global density each layer gets, and the whole numbers of weights that make it exact.
 
-Most give a layer the density min(1, ε · raw), with a raw value of the layer's shape and the ε for which the kept weights
-add up to density · N. A layer that comes out above 1 stays dense and the others share what is left, up to the fixed
-point (Evci et al. 2020, RigL): clamping without that would keep fewer weights than were asked for.
+Most give a layer the density min(1, ε · raw), with a raw value of the layer's shape and the ε for which the kept
+weights add up to density · N. A layer that comes out above 1 stays dense and the others share what is left, up to the
+fixed point (Evci et al. 2020, RigL): clamping without that would keep fewer weights than were asked for.
 """
 
 from __future__ import annotations
@@ -119,10 +119,10 @@ def counts(
 ) -> dict[str, int]:
     """Whole numbers of kept weights in each layer, which add up to round(density · N) exactly.
 
-    Every layer keeps at least `minimum` weights (or all that it may), and no more than `most` says; where a layer's share
-    lies outside, the other layers make up for it in proportion. Shares are rounded down, and what that leaves over goes
-    to the layers with the largest remainders, the earlier of equal ones first. ConfigError where these bounds make the
-    density impossible, LotteryError for densities that are none or do not meet the budget.
+    Every layer keeps at least `minimum` weights (or all that it may), and no more than `most` says; where a layer's
+    share lies outside, the other layers make up for it in proportion. Shares are rounded down, and what that leaves
+    over goes to the layers with the largest remainders, the earlier of equal ones first. ConfigError where these bounds
+    make the density impossible, LotteryError for densities that are none or do not meet the budget.
     """
     if not 0 < density <= 1:
         raise ConfigError.of("method.density", density, "a fraction of the weights, above 0 and at most 1")

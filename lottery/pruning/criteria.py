@@ -1,4 +1,4 @@
-"""Criteria that look at the weights alone. Each gives every prunable weight a score; the lowest scores are pruned first.
+"""Criteria that look at the weights alone. Each gives every prunable weight a score; the lowest are pruned first.
 
 Those that look at gradients are in `gradients`.
 """

@@ -33,15 +33,13 @@ def snip(at: Scoring, per_class: int = 10) -> dict[str, Tensor]:
     return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
-def grasp(
-    at: Scoring, per_class: int = 10, temperature: float = 200.0, variant: str = "signed"
-) -> dict[str, Tensor]:
+def grasp(at: Scoring, per_class: int = 10, temperature: float = 200.0, variant: str = "signed") -> dict[str, Tensor]:
     """w · Hg, with the gradient g and the Hessian H of the loss in the prunable weights (Wang et al. 2020, GraSP).
 
-    Removing a weight changes |g|² by -2 w · Hg, to first order. The paper's score is S = -w · Hg, of which the *highest*
-    go; here the lowest go first, so the score is -S. As in the authors' code `per_class` images of each class are taken
-    in two halves, whose mean losses are added up, and logits are divided by `temperature`; their code also redraws the
-    classifier before scoring.
+    Removing a weight changes |g|² by -2 w · Hg, to first order. The paper's score is S = -w · Hg, of which the
+    *highest* go; here the lowest go first, so the score is -S. As in the authors' code `per_class` images of each class
+    are taken in two halves, whose mean losses are added up, and logits are divided by `temperature`; their code also
+    redraws the classifier before scoring.
 
     variant: "signed", the paper's; "magnitude", |S|; "reversed", S: those stay that the paper would prune first
     """
@@ -61,7 +59,10 @@ def grasp(
 
 
 def hessian_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Hg, the Hessian times the gradient, both of `loss` in `parameters`; shaped as these. (∇ of g · g with one g fixed.)"""
+    """Hg, the Hessian times the gradient, both of `loss` in `parameters`; shaped as these.
+
+    It is the gradient of g · g with one of the two held fixed.
+    """
     gradients = _gradients(loss, parameters, create_graph=True)
     slope = torch.stack([(g * g.detach()).sum() for g in gradients]).sum()
     return _gradients(slope, parameters)
@@ -100,9 +101,7 @@ def _differentiable(at: Scoring) -> tuple[nn.Module, dict[str, nn.Parameter]]:
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
     """∂loss/∂parameters; zeros for a parameter that the forward pass does not use."""
-    return torch.autograd.grad(
-        loss, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
+    return torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True)
 
 
 def _with_float64(device: torch.device) -> torch.device:

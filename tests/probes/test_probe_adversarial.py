@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, softplus
 
 from lottery.data.options import Data
 from lottery.data.order import Split
 from lottery.data.tensors import Arrays, TensorDataset
 from lottery.errors import ConfigError
-from lottery.probes.adversarial import FGSM, attack
+from lottery.probes.adversarial import FGSM, attack, margin
 from lottery.training.evaluate import evaluate
 
 
@@ -83,6 +84,36 @@ def test_epsilon_is_in_pixels_whatever_the_scaling(scaling: str, linear: nn.Sequ
     before, after = seen
     torch.testing.assert_close((after - before).abs(), torch.full_like(after, 0.2))
     torch.testing.assert_close(inputs, data.scaled(after))
+
+
+def test_the_margin_is_the_cross_entropys() -> None:
+    scores = 3 * torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.arange(50) % 7
+    torch.testing.assert_close(softplus(margin(scores, labels)), cross_entropy(scores, labels, reduction="none"))
+
+
+def test_a_network_that_is_very_sure_is_not_robust_for_that(images: Tensor) -> None:
+    """Confidence of 1 in float32, margins of 20 to 80: the direction is still that of the gradient in float64.
+
+    The runner-up takes nearly all of what is left: away from the label and towards that. The cross-entropy's own
+    gradient in float32 has forgotten the label there.
+    """
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randn(3, 16, generator=generator)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3, bias=False))
+    with torch.no_grad():
+        network[1].weight.copy_(30 * weight)
+    scores = network(images).detach()
+    first, second = scores.topk(2).indices.T
+    gaps = scores.topk(3).values.diff(dim=1).abs().amin(1)
+    clear = (gaps > 20) & (scores.topk(2).values.diff(dim=1)[:, 0].abs() < 80)
+    assert clear.sum() > 10
+    images, first, second = images[clear], first[clear], second[clear]
+    expected = (images + 0.05 * (weight[second] - weight[first]).sign().view_as(images)).clamp(0, 1)
+    assert float((moved(network, images, first, 0.05) - expected).abs().max()) < 1e-6
+    start = images.clone().requires_grad_()
+    cross_entropy(network(start), first, reduction="sum").backward()
+    assert not torch.equal(start.grad.sign().flatten(1), (weight[second] - weight[first]).sign())
 
 
 def test_a_pixel_that_does_not_matter_stays(images: Tensor, linear: nn.Sequential) -> None:

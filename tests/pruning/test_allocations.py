@@ -6,12 +6,12 @@ Expected ERK numbers were computed from the formulas of Evci et al. 2020 by the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -22,7 +22,17 @@ from torch import Tensor
 
 from lottery.errors import ConfigError, LotteryError
 from lottery.pruning.allocations import (
-    Allocation, Budget, balanced, counts, drawn, erdos_renyi, erk, erk_plus, from_criterion, from_mask, uniform,
+    Allocation,
+    Budget,
+    balanced,
+    counts,
+    drawn,
+    erdos_renyi,
+    erk,
+    erk_plus,
+    from_criterion,
+    from_mask,
+    uniform,
     uniform_plus,
 )  # fmt: skip
 from lottery.pruning.criteria import lamp, magnitude
@@ -32,14 +42,14 @@ from lottery.pruning.scoring import Criterion
 from lottery.ticket import Mask
 
 CONF = Path(__file__).parents[2] / "conf"
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 ALL: list[Allocation] = [uniform, uniform_plus, erdos_renyi, erk, erk_plus, balanced]
 LENET = {"fc1": (300, 784), "fc2": (100, 300), "out": (10, 100)}
 
 
-def resnet20() -> Shapes:
+def resnet20() -> dict[str, tuple[int, ...]]:
     """With 1x1 projection shortcuts, as in OpenLTH: 270,896 weights."""
-    shapes: Shapes = {"conv1": (16, 3, 3, 3)}
+    shapes: dict[str, tuple[int, ...]] = {"conv1": (16, 3, 3, 3)}
     for stage, (width, before) in enumerate(((16, 16), (32, 16), (64, 32)), 1):
         for block in range(3):
             shapes[f"{stage}.{block}.1"] = (width, before if block == 0 else width, 3, 3)
@@ -81,9 +91,7 @@ def test_erk_of_resnet20_is_what_was_computed(density: float) -> None:
     assert [name for name in found if found[name] == 1.0] == [name for name in found if name in dense]
 
 
-@pytest.mark.parametrize(
-    ("density", "expected"), [(0.1, (0.07957, 0.23019, 1.0)), (0.05, (0.03848, 0.11133, 0.91851))]
-)
+@pytest.mark.parametrize(("density", "expected"), [(0.1, (0.07957, 0.23019, 1.0)), (0.05, (0.03848, 0.11133, 0.91851))])
 def test_erk_of_lenet_is_what_was_computed(density: float, expected: tuple[float, ...]) -> None:
     assert tuple(round(value, 5) for value in erk(budget(LENET, density)).values()) == expected
     assert erdos_renyi(budget(LENET, density)) == pytest.approx(erk(budget(LENET, density)))  # no kernels
@@ -135,9 +143,9 @@ def test_densities_and_counts_add_up(shapes: Shapes, density: float, allocation:
     total = sum(sizes.values())
     try:
         densities = allocation(budget(shapes, density))
-    except ConfigError as error:
-        assert allocation in (uniform_plus, erk_plus)
-        assert str(error).startswith("method.density: got ")
+    except ConfigError:
+        if allocation not in (uniform_plus, erk_plus):  # what these two fix may be too much
+            raise
         return
     found = counts(densities, shapes, density, minimum=0)
     assert list(found) == list(densities) == list(shapes)
@@ -188,7 +196,7 @@ def test_counts_stay_within_their_bounds(shapes: Shapes, density: float, minimum
         assert sum(found.values()) == total
         assert all(low[name] <= found[name] <= high[name] for name in sizes)
     else:
-        with pytest.raises(ConfigError, match="method.density: got"):
+        with pytest.raises(ConfigError, match=r"method.density: got"):
             counts(densities, shapes, density, minimum, most)
 
 
@@ -210,7 +218,12 @@ def test_a_layer_that_is_to_have_nothing_keeps_the_minimum() -> None:
 @pytest.mark.parametrize(
     ("density", "minimum", "most", "message"),
     [
-        (0.0002, 3, None, r"method.density: got 0.0002, expected at least 0.0008907, what 3 in every layer \(of 3\) make"),
+        (
+            0.0002,
+            3,
+            None,
+            r"method.density: got 0.0002, expected at least 0.0008907, what 3 in every layer \(of 3\) make",
+        ),
         (0.5, 1, {"a": 10, "b": 4, "c": 100}, "method.density: got 0.5, expected at most 0.01128, what is kept now"),
         (0.0, 1, None, "method.density: got 0.0, expected a fraction of the weights, above 0 and at most 1"),
         (1.5, 1, None, "method.density: got 1.5, expected a fraction of the weights, above 0 and at most 1"),
@@ -228,7 +241,7 @@ def test_impossible_densities_are_refused(
 def test_a_density_below_what_is_fixed_is_refused(density: float) -> None:
     with pytest.raises(ConfigError, match=r"expected more than 0.00\d+ and at most 1: the allocation fixes .*fc at 1$"):
         erk_plus(budget(resnet20(), density))
-    with pytest.raises(ConfigError, match="the allocation fixes conv1 at 1, fc at 0.2"):
+    with pytest.raises(ConfigError, match=r"the allocation fixes conv1 at 1, fc at 0.2"):
         uniform_plus(budget(resnet20(), density))
     with pytest.raises(ConfigError, match="classifier: got 2, expected"):
         uniform_plus(budget(resnet20(), density), classifier=2)
@@ -236,7 +249,7 @@ def test_a_density_below_what_is_fixed_is_refused(density: float) -> None:
 
 def test_fixed_layers_alone_must_meet_the_budget() -> None:
     assert uniform_plus(budget({"fc": (10, 10)}, 0.3)) == {"fc": 0.3}
-    with pytest.raises(ConfigError, match="got 0.5, expected 1: the allocation fixes fc at 1"):
+    with pytest.raises(ConfigError, match=r"got 0.5, expected 1: the allocation fixes fc at 1"):
         erk_plus(budget({"fc": (10, 10)}, 0.5))
 
 
@@ -294,13 +307,13 @@ def test_ratios_of_a_saved_mask(tmp_path: Path) -> None:
 def test_a_layer_that_the_saved_mask_empties_stays_empty(tmp_path: Path) -> None:
     path, _ = saved(tmp_path, {"fc1": 0.2, "fc2": 0.0, "out": 1.0})
     assert from_mask(budget(LENET, 0.1), path)["fc2"] == 0.0
-    with pytest.raises(ConfigError, match="and at most 0.8873: the allocation fixes fc2 at 0$"):
+    with pytest.raises(ConfigError, match=r"and at most 0.8873: the allocation fixes fc2 at 0$"):
         from_mask(budget(LENET, 0.9), path)
 
 
 def test_a_mask_of_another_network_is_refused(tmp_path: Path) -> None:
     path, _ = saved(tmp_path, dict.fromkeys(LENET, 0.5))
-    with pytest.raises(ConfigError, match="expected a mask of the same layers; '1.0.1' is in one only"):
+    with pytest.raises(ConfigError, match=r"expected a mask of the same layers; '1.0.1' is in one only"):
         from_mask(budget(resnet20(), 0.1), path)
     with pytest.raises(ConfigError, match="expected a mask of the same layers; 'out' is in one only"):
         from_mask(budget({"fc1": (300, 784), "fc2": (100, 300)}, 0.1), path)
@@ -330,19 +343,25 @@ def test_two_seeds_overlap_by_chance_alone() -> None:
 
 def test_every_position_is_equally_likely() -> None:
     generator, n = torch.Generator().manual_seed(0), 2000
-    kept = sum(drawn({"a": 3}, {"a": (2, 5)}, generator)["a"].double() for _ in range(n)) / n
+    kept = torch.stack([drawn({"a": 3}, {"a": (2, 5)}, generator)["a"] for _ in range(n)]).double().mean(0)
     assert (kept - 0.3).abs().max() < 4 * (0.3 * 0.7 / n) ** 0.5
     with pytest.raises(LotteryError, match="cannot keep 11 weights of 'a', which has 10"):
         drawn({"a": 11}, {"a": (2, 5)}, generator)
 
 
-OPTIONS: dict[str, Allocation] = {
-    "uniform": uniform, "uniform_plus": uniform_plus, "er": erdos_renyi, "erk": erk, "erk_plus": erk_plus,
+OPTIONS: dict[str, Callable[..., dict[str, float]]] = {
+    "uniform": uniform,
+    "uniform_plus": uniform_plus,
+    "er": erdos_renyi,
+    "erk": erk,
+    "erk_plus": erk_plus,
     "balanced": balanced,
-    "lamp": partial(from_criterion, criterion=lamp), "magnitude_ratio": partial(from_criterion, criterion=magnitude),
-    "snip_ratio": partial(from_criterion, criterion=snip), "grasp_ratio": partial(from_criterion, criterion=grasp),
+    "lamp": partial(from_criterion, criterion=lamp),
+    "magnitude_ratio": partial(from_criterion, criterion=magnitude),
+    "snip_ratio": partial(from_criterion, criterion=snip),
+    "grasp_ratio": partial(from_criterion, criterion=grasp),
     "from_mask": from_mask,
-}  # fmt: skip
+}
 
 
 def test_every_option_is_named_here() -> None:
@@ -352,18 +371,23 @@ def test_every_option_is_named_here() -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_config_gives_the_allocation(name: str, tmp_path: Path) -> None:
     """The option lands at method.allocation and is the function, with the function's own defaults."""
-    path, _ = saved(tmp_path, {"fc1": 0.2, "fc2": 0.4, "out": 0.9})
-    (tmp_path / "config.yaml").write_text(f"defaults: [allocation: {name}, _self_]\nhydra: {{searchpath: ['file://{CONF}']}}\n")
+    path = saved(tmp_path, {"fc1": 0.2, "fc2": 0.4, "out": 0.9})[0] if name == "from_mask" else None
+    own = f"defaults: [allocation: {name}, _self_]\nhydra: {{searchpath: ['file://{CONF}']}}\n"
+    (tmp_path / "config.yaml").write_text(own)
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        node = compose("config", ["method.allocation.path=" + path] if name == "from_mask" else []).method.allocation
+        node = compose("config", [f"method.allocation.path={path}"] if path else []).method.allocation
     generator = torch.Generator().manual_seed(0)
-    weights = {layer: torch.randn(shape, generator=generator).numpy() for layer, shape in LENET.items()}
+    weights = {layer: torch.randn(shape, generator=generator) for layer, shape in LENET.items()}
 
     def scores(criterion: Criterion) -> Mapping[str, Tensor]:
-        function = getattr(criterion, "func", criterion)
-        seed = [lamp, magnitude, snip, grasp].index(function)
-        return {layer: torch.from_numpy(np.abs(weight) ** (seed + 1)) for layer, weight in weights.items()}
+        """Others for each criterion and for other options than its defaults."""
+        function: Criterion = getattr(criterion, "func", criterion)
+        defaults = {key: value.default for key, value in signature(function).parameters.items() if key != "at"}
+        power = 1 + [lamp, magnitude, snip, grasp].index(function)
+        assert {**defaults, **getattr(criterion, "keywords", {})} == defaults
+        return {layer: weight.abs() ** power * (i + power) for i, (layer, weight) in enumerate(weights.items())}
 
     asked = Budget(LENET, 0.1, scores)
-    expected = OPTIONS[name](asked, path) if name == "from_mask" else OPTIONS[name](asked)  # type: ignore[call-arg]
+    expected = OPTIONS[name](asked, path) if path else OPTIONS[name](asked)
     assert instantiate(node)(asked) == expected
+    assert counts(expected, LENET, 0.1) != counts(uniform(asked), LENET, 0.1) or name == "uniform"
