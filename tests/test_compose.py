@@ -22,15 +22,25 @@ from lottery.sweep import labels, planned
 
 def test_every_option_of_every_group_composes() -> None:
     """The first of every group together, then the second of every group, and so on."""
-    listed = {group: options for group, options in groups().items() if group not in ("exp", "model")}
+    listed = {group: options for group, options in groups().items() if group not in ("exp", "model", "allocation")}
     for number in range(max(map(len, listed.values()))):
         chosen = [f"{group}={options[number % len(options)]}" for group, options in listed.items()]
         needed = ["schedule.milestones=[2ep,4ep]"] if "schedule=multistep" in chosen else []
+        needed += ["allocation=erk"] if "method=random" in chosen else []
         if "tracker=trackio" in chosen and find_spec("trackio") is None:
             with pytest.raises(ConfigError, match="pip install trackio"):
                 composed([*chosen, *needed])
             continue
         composed([*chosen, *needed])
+
+
+@pytest.mark.parametrize("name", groups()["allocation"])
+def test_every_allocation_is_an_option_of_the_methods_that_have_one(name: str) -> None:
+    needed = ["method.allocation.path=mask.safetensors"] if name == "from_mask" else []
+    for method in ("random", "pai"):
+        assert composed([f"method={method}", f"allocation={name}", *needed]).method.allocation._partial_
+    with pytest.raises(ConfigError, match="method.allocation: no such key"):
+        composed([f"allocation={name}", *needed])
 
 
 def test_the_method_is_completed_and_typed() -> None:

@@ -138,8 +138,8 @@ def counts(
     shares = _checked(densities, shapes, density) * sizes
     if abs(shares.sum() - total) > 0.5 + 1e-6 or (shares < low).any() or (shares > high).any():
         shares = _bounded(shares, low, high, total)
-    found = np.floor(shares + 1e-6)  # so that 2.9999999999 is 3
-    order = np.argsort((found - shares).round(6), kind="stable")
+    found = np.floor(shares)
+    order = np.argsort((found - shares).round(6), kind="stable")  # rounded: equal remainders tie on every machine
     found[order[: total - int(found.sum())]] += 1
     return {name: int(count) for name, count in zip(shapes, found, strict=True)}
 

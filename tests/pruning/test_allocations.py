@@ -97,6 +97,13 @@ def test_erk_of_lenet_is_what_was_computed(density: float, expected: tuple[float
     assert erdos_renyi(budget(LENET, density)) == pytest.approx(erk(budget(LENET, density)))  # no kernels
 
 
+def test_er_counts_channels_and_erk_kernels_too() -> None:
+    shapes = {"conv": (16, 8, 5, 5), "fc": (10, 16)}
+    for allocation, ratio in ((erdos_renyi, (24 / 128) / (26 / 160)), (erk, (34 / 3200) / (26 / 160))):
+        found = allocation(budget(shapes, 0.01))
+        assert found["conv"] / found["fc"] == pytest.approx(ratio)
+
+
 def test_uniform_plus_spends_the_budget_exactly() -> None:
     """Released code divides what is left by all weights: .09793 in the rest, .09961 instead of .1 in all."""
     found = uniform_plus(budget(resnet20(), 0.1))
@@ -206,6 +213,16 @@ def test_layers_out_of_bounds_are_paid_for_in_proportion() -> None:
     assert found == {"a": 87, "b": 43, "c": 10, "d": 10}  # 150 - 20 = 130 = 86.67 + 43.33
     capped = counts(uniform(budget(shapes, 0.01)), shapes, 0.01, minimum=0, most={"a": 60, "b": 5000, "c": 10, "d": 10})
     assert capped == {"a": 60, "b": 90, "c": 0, "d": 0}  # 90 · (5000, 10, 10) / 5020
+
+
+def test_equal_remainders_go_to_the_earlier_layers() -> None:
+    """Whatever the last digits of the shares are, which depend on the order of a sum."""
+    shapes = {name: (1, 10) for name in "abcd"}
+    for noise in (0.0, 1e-12, -1e-12):
+        densities = {name: 0.25 + noise * i for i, name in enumerate(shapes)}
+        assert counts(densities, shapes, 0.25) == {"a": 3, "b": 3, "c": 2, "d": 2}
+        whole = {name: 0.3 + noise * i for i, name in enumerate(shapes)}
+        assert counts(whole, shapes, 0.3) == dict.fromkeys(shapes, 3)
 
 
 def test_a_layer_that_is_to_have_nothing_keeps_the_minimum() -> None:
@@ -383,7 +400,8 @@ def test_config_gives_the_allocation(name: str, tmp_path: Path) -> None:
         """Others for each criterion and for other options than its defaults."""
         function: Criterion = getattr(criterion, "func", criterion)
         defaults = {key: value.default for key, value in signature(function).parameters.items() if key != "at"}
-        power = 1 + [lamp, magnitude, snip, grasp].index(function)
+        known: list[Criterion] = [lamp, magnitude, snip, grasp]
+        power = 1 + known.index(function)
         assert {**defaults, **getattr(criterion, "keywords", {})} == defaults
         return {layer: weight.abs() ** power * (i + power) for i, (layer, weight) in enumerate(weights.items())}
 
