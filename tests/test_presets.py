@@ -34,7 +34,7 @@ IMP = "lottery.methods.imp.IMP"
 TRAIN, TEST = 80, 20  # images of the made-up data sets
 
 # What a preset needs besides `tiny` to be over in seconds: the lengths that only its own method has.
-FURTHER: dict[str, list[str]] = {}
+FURTHER: dict[str, list[str]] = {"synflow": ["method.steps=3"]}
 
 
 # -- composing --------------------------------------------------------------------------------------------------------
@@ -93,6 +93,8 @@ def tiny(name: str, folder: Path, *overrides: str) -> DictConfig:
     values += ["schedule.warmup=1it"] if cfg.schedule.warmup != "0it" else []
     values += ["model.width=4"] if "width" in cfg.model else []
     values += ["method.rounds=2"] if "rounds" in cfg.method else []
+    values += ["criterion.per_class=1"] if "per_class" in cfg.criterion else []
+    values += ["probes.gradient_norm.per_class=1"] if "gradient_norm" in cfg.probes else []
     make_data(cfg, folder / "data")
     return composed([f"+exp={name}", *values, *FURTHER.get(name, []), *overrides])
 
@@ -106,7 +108,7 @@ def make_data(cfg: DictConfig, folder: Path) -> None:
     for part, count in (("train", TRAIN), ("test", TEST)):
         shape = (count, *cfg.data.shape)
         arrays[f"{part}_images"] = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-        arrays[f"{part}_labels"] = torch.randint(0, cfg.data.classes, (count,), generator=generator)
+        arrays[f"{part}_labels"] = torch.arange(count) % cfg.data.classes
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / f"{cfg.data.name}.safetensors")
 
@@ -176,6 +178,9 @@ def test_runs(name: str, tmp_path: Path) -> None:
         assert (None not in selected) if cfg.data.validation else (selected == (None, None, None))
     if cfg.method._target_ == IMP:
         check_ladder(cfg, rows)
+    else:
+        assert [row["round"] for row in rows] == [0, 1]
+        assert rows[1]["kept"] == round(cfg.method.density * rows[0]["kept"])
 
 
 # -- the arms of Renda et al. -----------------------------------------------------------------------------------------
