@@ -136,7 +136,7 @@ class Lab:
 
     def check(self) -> None:
         """Raise ConfigError for what can be known only with network and data, before anything is computed."""
-        self._masks.check_sample(self._masks.criterion, "criterion")
+        self._masks.check_criterion(self._masks.criterion, "criterion", self.initial.mask)
 
     # -- what methods are made of -----------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import signature
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lottery.data.dataset import Batch, Dataset
-from lottery.errors import LotteryError
+from lottery.data.sample import check_per_class
+from lottery.errors import ConfigError, LotteryError
 from lottery.files import write_json
 from lottery.pruning.allocations import Allocation, Budget, counts
 from lottery.pruning.prune import prune, prune_to
@@ -30,7 +31,20 @@ VERSION = 1  # raise when the numerics of scoring or pruning change
 
 
 class _Unscored(Exception):
-    """The allocation asked for scores."""
+    """Scores were asked for, where only options are checked."""
+
+
+class _Unseen(Mapping[str, Tensor]):
+    """Weights that nobody may look at yet."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        raise _Unscored
+
+    def __iter__(self) -> Iterator[str]:
+        raise _Unscored
+
+    def __len__(self) -> int:
+        raise _Unscored
 
 
 @dataclass
@@ -84,17 +98,31 @@ class MaskStages:
 
     # -- checks before anything is computed -------------------------------------------------------------------------
 
-    def check_sample(self, criterion: Criterion, key: str) -> None:
-        """Raise ConfigError where the data have fewer images a class than the criterion's option `per_class`."""
+    def check_criterion(self, criterion: Criterion, key: str, mask: Mask) -> None:
+        """Raise ConfigError where a criterion refuses its options, or the data have fewer images a class than it takes.
+
+        It is called, up to the first look at the weights or at the network.
+        """
         option = signature(criterion).parameters.get("per_class")
         if option is not None:
-            self.data().sample(option.default, self.seed, f"{key}.per_class")
+            check_per_class(self.data().class_sizes, option.default, f"{key}.per_class")
+
+        def unscored(*_: int) -> Any:
+            raise _Unscored
+
+        at = Scoring(_Unseen(), mask, torch.Generator(), unscored, unscored, self.data().shape)
+        try:
+            criterion(at)
+        except _Unscored:
+            pass
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("criterion.", f"{key}.", 1)) from error
 
     def check_counts(self, allocation: Allocation, density: float, mask: Mask) -> None:
         """Raise ConfigError for a density that this allocation cannot reach; what needs scores is not computed."""
 
         def scores(criterion: Criterion) -> dict[str, Tensor]:
-            self.check_sample(criterion, "method.allocation.criterion")
+            self.check_criterion(criterion, "method.allocation.criterion", mask)
             raise _Unscored
 
         shares = dict.fromkeys(mask, density)

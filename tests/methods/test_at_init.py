@@ -208,8 +208,23 @@ def test_a_study_at_init(tmp_path: Path, starts: list[Start]) -> None:
         (["allocation=erk"], "method.allocation: no such key"),
         (["+exp=synflow", "method.steps=0"], "method.steps: got 0"),
         (["+exp=snip", "criterion.per_class=5000"], "criterion.per_class: got 5000, expected at most"),
-        (["+exp=snip", "criterion.classes=3"], "criterion"),
-        (["+exp=random_erk", "allocation=from_mask"], "allocation"),
+        (["+exp=snip", "+criterion.classes=3"], "criterion: lottery.pruning.gradients.snip: "),
+        (["criterion=grasp", "criterion.variant=plain"], "criterion.variant: got 'plain', expected one of signed"),
+        (
+            ["+exp=random_erk", "allocation=grasp_ratio", "method.allocation.criterion.temperature=0"],
+            "method.allocation.criterion.temperature: got 0",
+        ),
+        (
+            ["+exp=random_erk", "allocation=snip_ratio", "method.allocation.criterion.per_class=5000"],
+            "method.allocation.criterion.per_class: got 5000, expected at most",
+        ),
+        (["+exp=random_erk", "allocation=from_mask"], "method.allocation.path"),
+        (
+            ["+exp=random_erk", "allocation=from_mask", "method.allocation.path=nowhere.safetensors"],
+            "method.allocation.path: got 'nowhere.safetensors', expected the file of a mask",
+        ),
+        (["+exp=random_uniform", "method.allocation._target_=nowhere.at_all"], "method.allocation._target_"),
+
     ],
 )
 def test_a_wrong_option_is_one_line_and_writes_nothing(
