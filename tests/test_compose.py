@@ -39,7 +39,7 @@ def test_every_allocation_is_an_option_of_the_methods_that_have_one(name: str) -
     needed = ["method.allocation.path=mask.safetensors"] if name == "from_mask" else []
     for method in ("random", "pai"):
         assert composed([f"method={method}", f"allocation={name}", *needed]).method.allocation._partial_
-    with pytest.raises(ConfigError, match="method.allocation: no such key"):
+    with pytest.raises(ConfigError, match=r"method\.allocation: no such key"):
         composed([f"allocation={name}", *needed])
 
 

@@ -42,9 +42,7 @@ class PruningAtInit:
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
         """Round 0 is the dense network, round 1 the pruned one; both are trained from the same initial weights."""
-        mask = lab.found(
-            lambda: self.search(lab), density=self.density, steps=self.steps, allocation=self.allocation
-        )
+        mask = lab.found(lambda: self.search(lab), density=self.density, steps=self.steps, allocation=self.allocation)
         yield Round(0, lab.initial, lab.train(lab.initial))
         ticket = replace(lab.initial, mask=mask)
         yield Round(1, ticket, lab.train(ticket))

@@ -61,9 +61,7 @@ class Ranking:
         )
 
 
-def _numbered(
-    gone: NDArray[np.int64], indices: NDArray[np.int64], scores: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def _numbered(gone: NDArray[np.int64], indices: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
     """`gone`, with these weights numbered on by their scores, the earlier of equal ones first."""
     numbered, first = gone.copy(), int(gone.max(initial=-1)) + 1
     numbered[indices[np.argsort(scores[indices], kind="stable")]] = np.arange(first, first + len(indices))

@@ -18,6 +18,7 @@ from lottery.config import Config
 from lottery.data.dataset import Dataset
 from lottery.data.load import load
 from lottery.data.options import Data
+from lottery.errors import Interrupted
 from lottery.models.build import build
 from lottery.parts import made
 from lottery.pruning.allocations import drawn
@@ -165,6 +166,8 @@ class Lab:
 
     def scores(self, state: StateRef, mask: Mask) -> dict[str, torch.Tensor]:
         """The criterion's score of every prunable weight of this state; the lowest go first."""
+        if self.stop:
+            raise Interrupted(self.stop.signum or 0, "before weights were scored")
         return self._masks.scores(state, mask)
 
     def prune(self, mask: Mask, scores: dict[str, torch.Tensor], rate: float, **options: Any) -> Mask:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,13 +14,16 @@ from torch import Tensor
 from training_tools import SMALL, Start, assert_pruned_are_zero, assert_same_bits
 
 from lottery.compose import composed
+from lottery.errors import Interrupted
 from lottery.methods.imp import IMP
 from lottery.methods.pai import PruningAtInit
 from lottery.methods.random import RandomPruning
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
+from lottery.state import StateRef
 from lottery.study import Study
 from lottery.ticket import Mask
+from lottery.training.signals import StopFlag
 
 QUIET = ("tracker=none", "trainer.progress=false", "train.steps=20it", "train.eval_every=10it")
 MakeLab = Callable[..., Lab]
@@ -60,7 +62,7 @@ def test_each_step_scores_anew_and_takes_an_equal_factor(make_lab: MakeLab, monk
     masks = [lab.initial.mask]
     original = Lab.scores
 
-    def scores(self: Lab, state: Any, mask: Mask) -> dict[str, Tensor]:
+    def scores(self: Lab, state: StateRef, mask: Mask) -> dict[str, Tensor]:
         masks.append(mask)
         return original(self, state, mask)
 
@@ -96,6 +98,26 @@ def test_a_mask_is_searched_once(make_lab: MakeLab, monkeypatch: pytest.MonkeyPa
         if attempt == 0:
             monkeypatch.setattr(Lab, "scores", lambda *_: pytest.fail("scored again"))
     assert found[0] == found[1]
+
+
+def test_a_signal_ends_a_search_between_two_steps(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept of it; the same study searches again, and nothing else was left locked."""
+    stop = StopFlag()
+    lab = make_lab("criterion=synflow", stop=stop)
+    original, steps = Lab.scores, []
+
+    def scores(self: Lab, state: StateRef, mask: Mask) -> dict[str, Tensor]:
+        steps.append(mask.kept)
+        if len(steps) == 3:
+            stop.signum = 15
+        return original(self, state, mask)
+
+    monkeypatch.setattr(Lab, "scores", scores)
+    with pytest.raises(Interrupted):
+        next(PruningAtInit(density=0.05, steps=20)(lab))
+    assert len(steps) == 3
+    stop.signum = None
+    assert pruned(PruningAtInit(density=0.05, steps=20), lab).mask.kept == round(0.05 * lab.initial.mask.size)
 
 
 def test_the_inverse_keeps_what_is_pruned_first(make_lab: MakeLab) -> None:
@@ -224,7 +246,6 @@ def test_a_study_at_init(tmp_path: Path, starts: list[Start]) -> None:
             "method.allocation.path: got 'nowhere.safetensors', expected the file of a mask",
         ),
         (["+exp=random_uniform", "method.allocation._target_=nowhere.at_all"], "method.allocation._target_"),
-
     ],
 )
 def test_a_wrong_option_is_one_line_and_writes_nothing(

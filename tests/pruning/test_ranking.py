@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -60,8 +62,8 @@ def test_over_rounds_what_went_earlier_comes_first() -> None:
     for name, order in ranking.order().items():
         assert sorted(order) == list(range(order.size)), "a permutation"
         left = [order[m[name].view(-1).numpy()] for m in masks]
-        gone = [set(a) - set(b) for a, b in zip(left, left[1:], strict=False)] + [set(left[-1])]
-        assert all(max(earlier) < min(later) for earlier, later in zip(gone, gone[1:], strict=False))
+        gone = [set(a) - set(b) for a, b in pairwise(left)] + [set(left[-1])]
+        assert all(max(earlier) < min(later) for earlier, later in pairwise(gone))
         last = drawn(3)[name].view(-1)[mask[name].view(-1)]
         assert [float(score) for score in last[torch.from_numpy(left[-1]).argsort()]] == sorted(map(float, last))
 
