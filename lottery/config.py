@@ -159,7 +159,7 @@ class Config:
     schedule: Schedule = field(default_factory=Schedule)
     rewind: Rewind = field(default_factory=Rewind)
     controls: Controls = field(default_factory=Controls)
-    probes: dict[str, Any] = field(default_factory=dict)  # name: {_target_: a function of (round, previous round)}
+    probes: dict[str, Any] = field(default_factory=dict)  # name: {_target_: a function of (round, previous, lab)}
     tracker: Tracker = field(default_factory=Tracker)
     trainer: Trainer = field(default_factory=Trainer)
     paths: Paths = field(default_factory=Paths)

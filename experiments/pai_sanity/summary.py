@@ -28,7 +28,7 @@ def method_of(run: str) -> str:
 
 
 def table_of(runs: list[Path]) -> pd.DataFrame:
-    """Test accuracy (%): a row a method, density and seed; a column an arm, and one for the dense network of the seed."""
+    """Test accuracy (%): a row a method, density and seed; a column an arm, and one for the dense network."""
     rows = frame(runs)
     rows["method"] = rows["run"].map({run: method_of(run) for run in rows["run"].unique()})
     rows["arm"] = rows["control"].fillna("ticket")
