@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -145,11 +145,12 @@ class Study:
 
     def record(self, round: Round, previous: Round | None, lab: Lab) -> Row:
         """Measure a round and write it down."""
-        self.note_environment(round)
         row = self.row(round, lab)
         lab.measured.clear()
         for probe in self.probes.values():
             row |= {f"probe/{name}": value for name, value in probe(round, previous, lab).items()}
+        self.note_environments([*([round.trained.environment()] if round.trained.cached else []), *lab.reused])
+        lab.reused.clear()
         self.warn_collapsed(row["collapsed_layers"])
         parent = previous.mask.digest if previous is not None else None
         return self.folder.add(row, self.details(round, parent, lab), round.mask, parent)
@@ -209,17 +210,14 @@ class Study:
                 self._warned.add(name)
                 LOG.warning("%s is pruned empty: the study goes on, and collapsed_layers lists it", name)
 
-    def note_environment(self, round: Round) -> None:
+    def note_environments(self, recorded: Iterable[dict[str, str]]) -> None:
         """Say where a reused stage was computed by other versions or on another machine (design, 4.7)."""
-        if not round.trained.cached:
-            return
-        recorded = round.trained.environment()
-        for name, now in environment().items():
-            then = recorded.get(name)
-            note = f"{name} {then}, now {now}"
-            if then != now and note not in self._warned:
-                self._warned.add(note)
-                LOG.warning("reused trainings were computed with %s", note)
+        for then in recorded:
+            for name, now in environment().items():
+                note = f"{name} {then.get(name)}, now {now}"
+                if then.get(name) != now and note not in self._warned:
+                    self._warned.add(note)
+                    LOG.warning("reused stages were computed with %s", note)
 
 
 def set_threads(threads: int | None, processes: int = 1) -> None:

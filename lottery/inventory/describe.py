@@ -59,9 +59,12 @@ class Description:
 
     def density(self, entry: Entry) -> str:
         """Of the mask that was trained, or found by scoring, where a run folder knows it."""
-        mask = entry.result.get("mask_digest") if entry.kind == "score" else entry.reads.get("mask")
-        density = self.densities.get(str(mask))
+        density = self._density(entry)
         return "" if density is None else f"{100 * density:.2f}%"
+
+    def _density(self, entry: Entry) -> float | None:
+        mask = entry.result.get("mask_digest") if entry.kind == "score" else entry.reads.get("mask")
+        return self.densities.get(str(mask))
 
     def steps(self, entry: Entry) -> str:
         """Where it starts in the schedule (0, or the rewind step) and where it ends, such as `500-20,000`."""
@@ -128,7 +131,7 @@ class Description:
             "note": self.state_note(entry),
             "model": self.model(entry),
             "data": self.data(entry),
-            "density": self.densities.get(entry.reads.get("mask", "")),
+            "density": self._density(entry),
             "step": entry.inputs.get("step"),
             "steps": entry.inputs.get("steps"),
             "until": entry.inputs.get("until"),

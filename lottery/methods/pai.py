@@ -5,7 +5,7 @@ Score the initial weights, prune, and train what is left. Which of these it is, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from lottery.errors import ConfigError
 from lottery.stages.round import Round
 
 if TYPE_CHECKING:
+    from torch import Size
+
     from lottery.stages.lab import Lab
     from lottery.ticket import Mask
 
@@ -22,37 +24,50 @@ class PruningAtInit:
     """Down to `density` in `steps` equal factors, with new scores before each; one round beside the dense one."""
 
     density: float = 0.1
-    steps: int = 1  # SynFlow takes 100; SNIP in several steps is iterative SNIP
+    steps: int | None = None  # null: as the criterion's authors do, which is 100 for SynFlow and 1 for the others
     allocation: Any = None  # layer counts, inside which weights are ranked; null: all weights are ranked together
 
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:
             raise ConfigError.of("method.density", self.density, "a fraction of the weights, above 0 and at most 1")
-        if self.steps < 1:
-            raise ConfigError.of("method.steps", self.steps, "a number ≥ 1")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError.of("method.steps", self.steps, "a number ≥ 1, or null for what the criterion takes")
 
     @property
     def rounds(self) -> int:
         return 1
 
     def check(self, lab: Lab) -> None:
-        """Raise ConfigError for a density that the allocation cannot reach."""
+        """Raise ConfigError for a density that cannot be reached."""
+        size = lab.initial.mask.size
+        if round(self.density * size) < 1:
+            raise ConfigError.of(
+                "method.density", self.density, f"at least {1 / size:.4g}, one of the {size:,} weights"
+            )
         if self.allocation is not None:
             lab.check_counts(self.allocation, self.density)
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
         """Round 0 is the dense network, round 1 the pruned one; both are trained from the same initial weights."""
-        mask = lab.found(lambda: self.search(lab), density=self.density, steps=self.steps, allocation=self.allocation)
+        steps = self.steps or lab.criterion_steps
+        mask = lab.found(lambda: self.search(lab, steps), density=self.density, steps=steps, allocation=self.allocation)
         yield Round(0, lab.initial, lab.train(lab.initial))
         ticket = replace(lab.initial, mask=mask)
         yield Round(1, ticket, lab.train(ticket))
 
-    def search(self, lab: Lab) -> Mask:
-        """After step i the density is `density` to the power i / `steps`, to the nearest weight."""
+    def search(self, lab: Lab, steps: int) -> Mask:
+        """After step i the density, or with an allocation that of each layer, is its goal to the power i / `steps`."""
         mask = lab.initial.mask
-        for step in range(1, self.steps + 1):
-            density = self.density ** (step / self.steps)
+        goal = lab.counts(self.allocation, self.density) if self.allocation is not None else None
+        for step in range(1, steps + 1):
             scores = lab.scores(lab.initial.state, mask)
-            counts = lab.counts(self.allocation, density, mask.layer_kept) if self.allocation is not None else None
-            mask = lab.prune_to(mask, scores, density, counts)
+            if goal is None:
+                mask = lab.prune_to(mask, scores, self.density ** (step / steps))
+            else:
+                mask = lab.prune_to_counts(mask, scores, between(mask.shapes, goal, step / steps))
         return mask
+
+
+def between(shapes: Mapping[str, Size], goal: Mapping[str, int], share: float) -> dict[str, int]:
+    """Each layer's count between from all its weights to its goal, in equal factors; `share` of the way, in [0, 1]."""
+    return {name: round(shape.numel() * (goal[name] / shape.numel()) ** share) for name, shape in shapes.items()}

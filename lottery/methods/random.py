@@ -33,6 +33,12 @@ class RandomPruning:
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for a density that the allocation cannot reach, and for what random masks do not have."""
         lab.check_counts(self.allocation, self.density)
+        criterion = lab.config.criterion["_target_"].rpartition(".")[2]
+        if criterion not in ("magnitude", "random"):
+            expected = (
+                "none, as positions are drawn: its layer counts are allocation=NAME_ratio, its positions method=pai"
+            )
+            raise ConfigError.of("criterion", criterion, expected)
         if lab.config.controls.invert:
             raise ConfigError.of("controls.invert", lab.config.controls.invert, "0: random masks rank no weights")
 

@@ -43,7 +43,7 @@ class FGSM:
         def compute() -> dict[str, Any]:
             network = lab.trained_network(round.trained)
             # As many images at a time as were trained on: that many are known to fit with their gradients.
-            pixels = lab.data.pixels("test", lab.config.train.batch_size, self.limit)
+            pixels = lab.watched(lab.data.pixels("test", lab.config.train.batch_size, self.limit))
             attacked = attack(network, pixels, lab.data.scaled, self.epsilon)
             return {"accuracy_fgsm": evaluate(network, attacked)[1]}
 

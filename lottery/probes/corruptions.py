@@ -62,7 +62,7 @@ class Corruptions:
             network, found = lab.trained_network(round.trained), {}
             for kind in CORRUPTIONS:
                 for severity in SEVERITIES:
-                    pixels = lab.data.pixels("test", lab.config.train.eval_batch_size, self.limit)
+                    pixels = lab.watched(lab.data.pixels("test", lab.config.train.eval_batch_size, self.limit))
                     _, accuracy = evaluate(network, corrupted(pixels, kind, severity, lab.data.scaled))
                     found[f"accuracy_{kind}_{severity}"] = accuracy
             return found

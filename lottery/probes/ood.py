@@ -55,8 +55,9 @@ class OutOfDistribution:
 
         def compute() -> dict[str, Any]:
             network = lab.trained_network(round.trained)
-            theirs = ((lab.data.scaled(pixels), labels) for pixels, labels in other.pixels("test", size))
-            return {"ood_auc": auc(confidence(network, lab.data.batches("test", size)), confidence(network, theirs))}
+            ours = lab.watched(lab.data.batches("test", size))
+            theirs = ((lab.data.scaled(pixels), labels) for pixels, labels in lab.watched(other.pixels("test", size)))
+            return {"ood_auc": auc(confidence(network, ours), confidence(network, theirs))}
 
         inputs = {
             "version": 1,

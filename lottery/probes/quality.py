@@ -37,7 +37,8 @@ class Quality:
     def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
         def compute() -> dict[str, Any]:
             network = lab.trained_network(round.trained)
-            return quality(logits(network, lab.data.batches("test", lab.config.train.eval_batch_size)), self.bins)
+            batches = lab.watched(lab.data.batches("test", lab.config.train.eval_batch_size))
+            return quality(logits(network, batches), self.bins)
 
         inputs = {"version": 1, "state": round.trained.state.digest, "bins": self.bins}
         found = lab.evaluated("quality", inputs, compute)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +33,30 @@ class Budget:
     shapes:  the prunable weights in the order of the network, [out, in] or [out, in, *kernel]
     density: kept / prunable to reach over all of them, in (0, 1]
     scores:  gives every weight of the dense network its score by a criterion
+    network: the weights of all layers, prunable or not, in that order; empty: these are the prunable ones
     """
 
     shapes: Shapes
     density: float
     scores: Callable[[Criterion], Mapping[str, Tensor]]
+    network: Shapes = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
         """The number of weights of each layer."""
         return _sizes(self.shapes)
+
+    @property
+    def classifier(self) -> list[str]:
+        """The network's last layer, if it is linear and prunable; else nothing."""
+        last = list(self.network or self.shapes)[-1:]
+        return [name for name in last if len(self.shapes.get(name, ())) == 2]
+
+    @property
+    def first_convolution(self) -> list[str]:
+        """The network's first convolution, if there is one and it is prunable; else nothing."""
+        first = [name for name, shape in (self.network or self.shapes).items() if len(shape) > 2][:1]
+        return [name for name in first if name in self.shapes]
 
 
 Allocation = Callable[[Budget], Densities]
@@ -72,22 +86,22 @@ def balanced(budget: Budget) -> Densities:
 def erk_plus(budget: Budget) -> Densities:
     """ERK with a dense classifier, which the other layers pay for (Liu et al. 2022, on ImageNet).
 
-    The classifier is the last prunable layer if that is linear; where it is not, this is ERK.
+    The classifier is the network's last layer; where that is not linear, or never pruned, this is ERK.
     """
     raw = {name: _sum_over_product(shape) for name, shape in budget.shapes.items()}
-    return _shared(budget, raw, dict.fromkeys(_classifier(budget.shapes), 1.0))
+    return _shared(budget, raw, dict.fromkeys(budget.classifier, 1.0))
 
 
 def uniform_plus(budget: Budget, classifier: float = 0.2) -> Densities:
     """The first convolution dense, the classifier no sparser than `classifier`, one density for the rest.
 
-    Gale et al. 2019. The budget is met exactly: the rest shares what the two leave. The classifier is the last prunable
-    layer if that is linear; a network without convolutions has no dense layer.
+    Gale et al. 2019. The budget is met exactly: the rest shares what the two leave. The classifier is the network's
+    last layer if that is linear; a layer that is never pruned takes nothing from the budget.
     """
     if not 0 <= classifier <= 1:
         raise ConfigError.of("method.allocation.classifier", classifier, "a density in [0, 1]")
-    fixed = dict.fromkeys([name for name, shape in budget.shapes.items() if len(shape) > 2][:1], 1.0)
-    fixed |= dict.fromkeys(_classifier(budget.shapes), max(budget.density, classifier))
+    fixed = dict.fromkeys(budget.first_convolution, 1.0)
+    fixed |= dict.fromkeys(budget.classifier, max(budget.density, classifier))
     return _shared(budget, dict.fromkeys(budget.shapes, 1.0), fixed)
 
 
@@ -110,34 +124,25 @@ def from_mask(budget: Budget, path: str) -> Densities:
     return _shared(budget, saved.layer_density, dict.fromkeys(saved.collapsed, 0.0))
 
 
-def counts(
-    densities: Mapping[str, float],
-    shapes: Shapes,
-    density: float,
-    minimum: int = 1,
-    most: Mapping[str, int] | None = None,
-) -> dict[str, int]:
+def counts(densities: Mapping[str, float], shapes: Shapes, density: float, minimum: int = 1) -> dict[str, int]:
     """Whole numbers of kept weights in each layer, which add up to round(density · N) exactly.
 
-    Every layer keeps at least `minimum` weights (or all that it may), and no more than `most` says; where a layer's
-    share lies outside, the other layers make up for it in proportion. Shares are rounded down, and what that leaves
-    over goes to the layers with the largest remainders, the earlier of equal ones first. ConfigError where these bounds
-    make the density impossible, LotteryError for densities that are none or do not meet the budget.
+    Every layer keeps at least `minimum` weights (or all that it has); where a layer's share lies outside, the other
+    layers make up for it in proportion. Shares are rounded down, and what that leaves over goes to the layers with the
+    largest remainders, the earlier of equal ones first. ConfigError where the minimum makes the density impossible,
+    LotteryError for densities that are none or do not meet the budget.
     """
     if not 0 < density <= 1:
         raise ConfigError.of("method.density", density, "a fraction of the weights, above 0 and at most 1")
     sizes = np.array(list(_sizes(shapes).values()), dtype=float)
-    high = sizes if most is None else np.minimum(sizes, [most[name] for name in shapes])
-    low = np.minimum(high, minimum)
+    low = np.minimum(sizes, minimum)
     total = round(density * int(sizes.sum()))
     if total < low.sum():
         lowest = f"at least {low.sum() / sizes.sum():.4g}, what {minimum} in every layer"
         raise ConfigError.of("method.density", density, f"{lowest} (of {len(sizes)}) make")
-    if total > high.sum():
-        raise ConfigError.of("method.density", density, f"at most {high.sum() / sizes.sum():.4g}, what is kept now")
     shares = _checked(densities, shapes, density) * sizes
-    if abs(shares.sum() - total) > 0.5 + 1e-6 or (shares < low).any() or (shares > high).any():
-        shares = _bounded(shares, low, high, total)
+    if abs(shares.sum() - total) > 0.5 + 1e-6 or (shares < low).any() or (shares > sizes).any():
+        shares = _bounded(shares, low, sizes, total)
     found = np.floor(shares)
     order = np.argsort((found - shares).round(6), kind="stable")  # rounded: equal remainders tie on every machine
     found[order[: total - int(found.sum())]] += 1
@@ -168,10 +173,6 @@ def _sizes(shapes: Shapes) -> dict[str, int]:
 
 def _sum_over_product(sides: Sequence[int]) -> float:
     return sum(sides) / math.prod(sides)
-
-
-def _classifier(shapes: Shapes) -> list[str]:
-    return [name for name in list(shapes)[-1:] if len(shapes[name]) == 2]
 
 
 def _shared(budget: Budget, raw: Mapping[str, float], fixed: Mapping[str, float] | None = None) -> Densities:

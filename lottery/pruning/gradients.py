@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lottery.errors import ConfigError
-from lottery.pruning.scoring import Scoring, layers
+from lottery.pruning.scoring import Scoring, in_steps, layers
 
 _GRASP = {"signed": lambda score: score, "reversed": torch.neg, "magnitude": torch.abs}
 
@@ -68,10 +68,11 @@ def hessian_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor
     return _gradients(slope, parameters)
 
 
+@in_steps(100)
 def synflow(at: Scoring) -> dict[str, Tensor]:
     """|w · ∂R/∂w|, R being the summed outputs of the network with absolute weights, for one input of ones.
 
-    Tanaka et al. 2020, who prune in 100 steps with new scores before each (`method.steps=100`). Needs no data. In
+    Tanaka et al. 2020, who prune in 100 steps with new scores before each, and so does method `pai`. Needs no data. In
     float64, because products over many layers overflow float32, and in evaluation mode, with the statistics that the
     network has. As in their code biases and buffers become absolute too.
     """

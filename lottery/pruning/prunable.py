@@ -40,7 +40,15 @@ def prunable(network: nn.Module, exclude: Sequence[str] = ()) -> dict[str, torch
 
 def all_weights(network: nn.Module) -> int:
     """How many convolution, linear and attention weights there are, prunable or not: density_weights counts these."""
-    return sum(weight.numel() for weight in {id(w): w for _, w in _weights(network)}.values())
+    return sum(shape.numel() for shape in weight_shapes(network).values())
+
+
+def weight_shapes(network: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of these weights in the order of the modules; a tied one under the first of its names."""
+    found: dict[int, tuple[str, torch.Size]] = {}
+    for name, weight in _weights(network):
+        found.setdefault(id(weight), (name, weight.shape))
+    return dict(found.values())
 
 
 def module_of(name: str) -> str:

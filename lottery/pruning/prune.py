@@ -126,6 +126,17 @@ def prune_to(
     return _without(mask, scores, scope, chosen)
 
 
+def prune_to_counts(mask: Mask, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
+    """Prune each layer down to exactly counts[name] weights. Order, ties, scores and errors as in `prune_to`."""
+
+    def chosen(values: np.ndarray, layer: str) -> np.ndarray:
+        if not 0 <= counts[layer] <= values.size:
+            raise LotteryError(f"cannot keep {counts[layer]} weights of {layer!r}, which keeps {values.size} now")
+        return _lowest(values, values.size - counts[layer])
+
+    return _without(mask, scores, "layer", chosen)
+
+
 def _check_fraction(key: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ConfigError.of(key, value, "a fraction in [0, 1]")

@@ -39,6 +39,16 @@ Criterion = Callable[[Scoring], dict[str, Tensor]]
 """Gives each prunable weight a real score; the weights with the lowest scores are pruned first."""
 
 
+def in_steps(steps: int) -> Callable[[Criterion], Criterion]:
+    """Marks a criterion whose authors prune in so many steps, with new scores before each."""
+
+    def marked(criterion: Criterion) -> Criterion:
+        criterion.steps = steps  # type: ignore[attr-defined]
+        return criterion
+
+    return marked
+
+
 def layers(network: nn.Module, at: Scoring) -> dict[str, nn.Parameter]:
     """The parameters of `network` that are scored."""
     named = dict(network.named_parameters())

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from lottery.files import write_json
 from lottery.stages.lease import Lease
-from lottery.stages.store import Store
+from lottery.stages.store import Store, recorded_environment
 
 
-def evaluated(
-    store: Store, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]], **facts: str
-) -> tuple[dict[str, Any], str]:
-    """The figures of `compute` for these inputs, from the store or measured now; and the stage's key."""
+@dataclass(frozen=True)
+class Evaluated:
+    """Figures, the key of their stage, and the environment that they were measured in unless that was just now."""
+
+    figures: dict[str, Any]
+    key: str
+    environment: dict[str, str] | None
+
+
+def evaluated(store: Store, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]], **facts: str) -> Evaluated:
+    """The figures of `compute` for these inputs, from the store or measured now."""
     stage = store.stage("evaluate", inputs)
 
     def measure(lease: Lease) -> None:
@@ -22,5 +30,5 @@ def evaluated(
         write_json(stage.folder / "result.json", figures)
         stage.finish()
 
-    store.finished(stage, measure, **facts)
-    return stage.result(), stage.key
+    cached = store.finished(stage, measure, **facts)
+    return Evaluated(stage.result(), stage.key, recorded_environment(stage.folder) if cached else None)

@@ -5,7 +5,7 @@ weights, scores and controls.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 from lottery.config import Config
-from lottery.data.dataset import Dataset
+from lottery.data.dataset import Batch, Dataset
 from lottery.data.load import load
 from lottery.data.options import Data
 from lottery.errors import Interrupted
 from lottery.models.build import build
-from lottery.parts import made
+from lottery.parts import made, own_code
 from lottery.pruning.allocations import drawn
 from lottery.pruning.controls import shuffled
-from lottery.pruning.prunable import all_weights, prunable
+from lottery.pruning.prunable import all_weights, prunable, weight_shapes
 from lottery.seeding import derive
 from lottery.stages.evaluate import evaluated
 from lottery.stages.masks import MaskStages
@@ -70,6 +70,7 @@ class Lab:
         self._placed: dict[torch.device, Dataset] = {}
         self.recipe = Recipe.resolve(config, self.dataset.sizes["train"])
         self.rewind = RewindPolicy.resolve(config.rewind, self.recipe, self.dataset.sizes["train"])
+        self.reused: list[dict[str, str]] = []  # environments of the masks and figures that were found since then
         self.measured: dict[str, str] = {}  # the evaluate stages consulted since the last record: name -> key
         self._model_inputs = {k: v for k, v in config.model.items() if k not in ORIGIN_OPTIONS}
         self._data_inputs = self._read_of_data()
@@ -160,8 +161,16 @@ class Lab:
             criterion=made(config.criterion, "criterion"),
             seed=config.seeds.mask,
             ignored=self.total_weights - self.initial.mask.size,
-            inputs={"model": self._model_inputs, "data": self._data_inputs, "criterion": config.criterion},
+            inputs={
+                "model": self._model_inputs,
+                "data": self._data_inputs,
+                "criterion": config.criterion,
+                "own code": own_code(config.criterion),
+            },
             rank=config.controls.invert > 0,
+            network=weight_shapes(self.network(config.seeds.init)),
+            facts=self._trainings.facts,
+            on_reuse=self.reused.append,
         )
 
     def scores(self, state: StateRef, mask: Mask) -> dict[str, torch.Tensor]:
@@ -174,23 +183,26 @@ class Lab:
         """A fraction `rate` of the kept weights is pruned: `pruning.prune.prune`."""
         return self._masks.prune(mask, scores, rate, **options)
 
-    def prune_to(
-        self, mask: Mask, scores: dict[str, torch.Tensor], density: float, counts: Mapping[str, int] | None = None
-    ) -> Mask:
-        """Pruned to exactly round(density * prunable) weights, ranked together; or to these counts in each layer."""
-        if counts is None:
-            return self._masks.prune_to(mask, scores, density)
-        shares = {name: count / mask.shapes[name].numel() for name, count in counts.items()}
-        return self._masks.prune_to(mask, scores, density, densities=shares, scope="layer")
+    def prune_to(self, mask: Mask, scores: dict[str, torch.Tensor], density: float) -> Mask:
+        """Pruned to exactly round(density * prunable) weights, ranked together."""
+        return self._masks.prune_to(mask, scores, density)
 
-    def counts(self, allocation: Any, density: float, most: Mapping[str, int] | None = None) -> dict[str, int]:
+    def prune_to_counts(self, mask: Mask, scores: dict[str, torch.Tensor], counts: Mapping[str, int]) -> Mask:
+        """Each layer pruned to exactly so many weights."""
+        return self._masks.prune_to_counts(mask, scores, counts)
+
+    @property
+    def criterion_steps(self) -> int:
+        """In how many steps the criterion's authors prune."""
+        return self._masks.steps
+
+    def counts(self, allocation: Any, density: float) -> dict[str, int]:
         """How many weights an allocation (its node in the configuration) leaves each layer of the dense network.
 
-        They add up to round(density * prunable); no layer keeps more than `most` says. ConfigError where that is
-        impossible.
+        They add up to round(density * prunable). ConfigError where that is impossible.
         """
         function = made(allocation, "method.allocation")
-        return self._masks.counts(function, density, self.initial.mask, self.initial.state, most)
+        return self._masks.counts(function, density, self.initial.mask, self.initial.state)
 
     def check_counts(self, allocation: Any, density: float) -> None:
         """Raise ConfigError where `counts` would, as far as that can be known without scoring weights."""
@@ -204,13 +216,16 @@ class Lab:
     def found(self, search: Callable[[], Mask], **inputs: Any) -> Mask:
         """The mask that `search` finds for the initial weights, cached; `inputs` are the options that it reads.
 
-        A saved mask among them (`allocation.path`) counts by its digest, wherever it lies.
+        A saved mask among them (`allocation.path`) counts by its digest, code that is not lottery's by its file's.
         """
+        method = self.config.method
+        code = own_code([method, inputs])
         allocation = inputs.get("allocation") or {}
         if "path" in allocation:
             inputs |= {"allocation": {**allocation, "path": read_metadata(allocation["path"])["digest"]}}
         start = {"state": self.initial.state.digest, "mask": self.initial.mask.digest}
-        return self._masks.found(search, {**start, "search": inputs}, **self._trainings.facts())
+        search_inputs = {"method": method["_target_"], **inputs, "own code": code}
+        return self._masks.found(search, {**start, "search": search_inputs})
 
     # -- what probes are made of ------------------------------------------------------------------------------------
 
@@ -237,10 +252,18 @@ class Lab:
         `inputs` is what they depend on besides model and data: digests, options, a version of the probe's numerics.
         """
         everything = {"probe": name, "model": self._model_inputs, "data": self._data_inputs, **inputs}
-        figures, self.measured[f"evaluate {name}"] = evaluated(
-            self.store, everything, compute, **self._trainings.facts()
-        )
-        return figures
+        done = evaluated(self.store, everything, compute, **self._trainings.facts())
+        self.measured[f"evaluate {name}"] = done.key
+        if done.environment:
+            self.reused.append(done.environment)
+        return done.figures
+
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, until a stop signal comes. Raises Interrupted then."""
+        for batch in batches:
+            if self.stop:
+                raise Interrupted(self.stop.signum or 0, "while a network was measured")
+            yield batch
 
     def stages(self, round: Round) -> dict[str, str]:
         """The stages that a round came from: what they are -> key."""

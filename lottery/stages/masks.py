@@ -1,7 +1,8 @@
-"""Masks: weights scored, pruned and ranked; and the `score` stage, in which a whole search for a mask is kept."""
+"""Masks: weights scored, pruned and ranked; and the `score` stage, which keeps scores or a whole search for a mask."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,15 +19,16 @@ from lottery.data.sample import check_per_class
 from lottery.errors import ConfigError, LotteryError
 from lottery.files import write_json
 from lottery.pruning.allocations import Allocation, Budget, counts
-from lottery.pruning.prune import prune, prune_to
+from lottery.pruning.prune import prune, prune_to, prune_to_counts
 from lottery.pruning.ranking import Ranking
 from lottery.pruning.scoring import Criterion, Scoring
 from lottery.seeding import derive
 from lottery.stages.lease import Lease
-from lottery.stages.store import Stage, Store
-from lottery.state import StateRef
+from lottery.stages.store import Stage, Store, recorded_environment
+from lottery.state import StateRef, load_state, save_state
 from lottery.ticket import Mask
 
+LOG = logging.getLogger("lottery")
 VERSION = 1  # raise when the numerics of scoring or pruning change
 
 
@@ -60,17 +62,59 @@ class MaskStages:
     ignored: int  # convolution and linear weights that are never pruned
     inputs: dict[str, Any]  # what a search reads besides its own options: model, data, criterion
     rank: bool  # remember in which order weights go, for the inverted control
+    network: dict[str, torch.Size]  # all weights, prunable or not
+    facts: Callable[[], dict[str, str]]  # recorded with a stage: device, threads
+    on_reuse: Callable[[dict[str, str]], None]  # is told the environment of a stage that was found
     keys: dict[str, str] = field(default_factory=dict)  # mask digest: the score stage that it came from
     _inverted: dict[str, Mask] = field(default_factory=dict)  # mask digest: its inverse, from the store
     _ranking: Ranking | None = None  # of the mask that was pruned last
+    _searching: bool = False
+    _warned: bool = False
+    _kept_scores: tuple[dict[str, Tensor], str] | None = None  # the scores that came last from a stage, and its key
 
     # -- scoring ----------------------------------------------------------------------------------------------------
 
-    def scores(self, state: StateRef, mask: Mask, criterion: Criterion | None = None) -> dict[str, Tensor]:
-        """The criterion's score of every prunable weight of this state; the lowest go first."""
+    @property
+    def steps(self) -> int:
+        """In how many steps the criterion's authors prune."""
+        return getattr(getattr(self.criterion, "func", self.criterion), "steps", 1)
+
+    def scores(self, state: StateRef, mask: Mask) -> dict[str, Tensor]:
+        """The criterion's score of every prunable weight of this state; the lowest go first.
+
+        Scores that took a look at the network are kept as a stage, since other machines would give them other last
+        digits; those of the weights alone are computed as fast as read. What a search is made of is not kept.
+        """
+        if self._searching:
+            return self.scored(state, mask, self.criterion)
+        stage = self._stage({"state": state.digest, "mask": mask.digest})
+        if not stage.done:
+            began, looks = monotonic(), list[int]()
+            scores = self.scored(state, mask, self.criterion, looks)
+            if not looks:
+                return scores
+
+            def compute(lease: Lease) -> None:
+                lease.check()
+                save_state({name: scores[name].cpu() for name in mask}, _path(stage, "scores"))
+                write_json(stage.folder / "result.json", {"seconds": monotonic() - began})
+                stage.finish()
+
+            self.store.finished(stage, compute, **self.facts())
+        else:
+            self.on_reuse(recorded_environment(stage.folder))
+        self._kept_scores = load_state(_path(stage, "scores")), stage.key
+        return self._kept_scores[0]
+
+    def scored(
+        self, state: StateRef, mask: Mask, criterion: Criterion, looks: list[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Scores by any criterion, computed now. An entry is added to `looks` for each look at the network."""
         weights = state.tensors()
 
         def network() -> nn.Module:
+            if looks is not None:
+                looks.append(1)
             copy = self.build()
             copy.load_state_dict(mask.apply(weights), strict=True)
             return copy.to(self.device).train()
@@ -80,21 +124,26 @@ class MaskStages:
 
         generator = torch.Generator().manual_seed(derive(self.seed, "scores", mask.digest))
         prunable = {name: weights[name] for name in mask}
-        at = Scoring(prunable, mask, generator, network, sample, self.data().shape)
-        return (criterion or self.criterion)(at)
+        scores = criterion(Scoring(prunable, mask, generator, network, sample, self.data().shape))
+        self._warn_blind(scores, mask)
+        return scores
 
-    def counts(
-        self,
-        allocation: Allocation,
-        density: float,
-        mask: Mask,
-        state: StateRef,
-        most: Mapping[str, int] | None = None,
-    ) -> dict[str, int]:
+    def _warn_blind(self, scores: dict[str, Tensor], mask: Mask) -> None:
+        """Say once which layers a criterion tells nothing about."""
+        blind = [name for name, kept in mask.items() if name in scores and kept.any() and not scores[name].any()]
+        if blind and not self._warned:
+            self._warned = True
+            LOG.warning(
+                "%s and %d other layer(s) score 0 everywhere, so they go first. Networks that start with blocks "
+                "switched off do that: of timm, +model.options.zero_init_last=false switches them on",
+                blind[0], len(blind) - 1,
+            )  # fmt: skip
+
+    def counts(self, allocation: Allocation, density: float, mask: Mask, state: StateRef) -> dict[str, int]:
         """How many weights each layer keeps, by an allocation over the dense network of this state."""
         full = Mask.ones(mask.shapes)
-        budget = Budget(mask.shapes, density, lambda criterion: self.scores(state, full, criterion))
-        return counts(allocation(budget), mask.shapes, density, most=most)
+        budget = Budget(mask.shapes, density, lambda criterion: self.scored(state, full, criterion), self.network)
+        return counts(allocation(budget), mask.shapes, density)
 
     # -- checks before anything is computed -------------------------------------------------------------------------
 
@@ -127,7 +176,7 @@ class MaskStages:
 
         shares = dict.fromkeys(mask, density)
         with suppress(_Unscored):
-            shares = allocation(Budget(mask.shapes, density, scores))
+            shares = allocation(Budget(mask.shapes, density, scores, self.network))
         counts(shares, mask.shapes, density)
 
     # -- pruning ----------------------------------------------------------------------------------------------------
@@ -136,14 +185,22 @@ class MaskStages:
         """`pruning.prune.prune`, told how many weights are never pruned, which one compatibility rule counts."""
         return self._ranked(mask, prune(mask, scores, rate, ignored=self.ignored, **options), scores)
 
-    def prune_to(self, mask: Mask, scores: dict[str, Tensor], density: float, **options: Any) -> Mask:
-        """`pruning.prune.prune_to`."""
-        return self._ranked(mask, prune_to(mask, scores, density, **options), scores)
+    def prune_to(self, mask: Mask, scores: dict[str, Tensor], density: float) -> Mask:
+        """`pruning.prune.prune_to`, of all layers together."""
+        return self._ranked(mask, prune_to(mask, scores, density), scores)
+
+    def prune_to_counts(self, mask: Mask, scores: dict[str, Tensor], counts: Mapping[str, int]) -> Mask:
+        """`pruning.prune.prune_to_counts`."""
+        return self._ranked(mask, prune_to_counts(mask, scores, counts), scores)
 
     def _ranked(self, before: Mask, after: Mask, scores: dict[str, Tensor]) -> Mask:
+        if self._kept_scores is not None and self._kept_scores[0] is scores:
+            self.keys[after.digest] = self._kept_scores[1]
         if self.rank:
             known = self._ranking if self._ranking is not None and self._ranking.mask == before else None
-            self._ranking = (known or Ranking.begin(before)).pruned(after, scores)
+            if known is None and before.kept == before.size:
+                known = Ranking.begin(before)
+            self._ranking = known and known.pruned(after, scores)
         return after
 
     def inverted(self, mask: Mask) -> Mask:
@@ -156,19 +213,22 @@ class MaskStages:
 
     # -- the stage --------------------------------------------------------------------------------------------------
 
-    def found(self, search: Callable[[], Mask], inputs: dict[str, Any], **facts: str) -> Mask:
+    def _stage(self, inputs: dict[str, Any]) -> Stage:
+        return self.store.stage("score", {"version": VERSION, "seed": self.seed, **self.inputs, **inputs})
+
+    def found(self, search: Callable[[], Mask], inputs: dict[str, Any]) -> Mask:
         """The mask that `search` finds from `inputs` (JSON values) and from ours: from the store, or searched now."""
-        stage = self.store.stage("score", {"version": VERSION, "seed": self.seed, **self.inputs, **inputs})
+        stage = self._stage(inputs)
 
         def compute(lease: Lease) -> None:
-            began, ranked, self.rank, self._ranking = monotonic(), self.rank, True, None
+            began, wanted, self.rank, self._ranking, self._searching = monotonic(), self.rank, True, None, True
             try:
                 mask = search()
                 masks = {"mask": mask}
                 if self._ranking is not None and self._ranking.mask == mask:
                     masks["inverted"] = self._ranking.inverted()
             finally:
-                self.rank = ranked
+                self.rank, self._ranking, self._searching = wanted, None, False
             lease.check()
             for name, found in masks.items():
                 found.save(_path(stage, name), round=1, study=stage.key[:12], parent=None)
@@ -176,7 +236,8 @@ class MaskStages:
             write_json(stage.folder / "result.json", {**digests, "seconds": monotonic() - began})
             stage.finish()
 
-        self.store.finished(stage, compute, **facts)
+        if self.store.finished(stage, compute, **self.facts()):
+            self.on_reuse(recorded_environment(stage.folder))
         mask, inverted = _read(stage, "mask"), _read(stage, "inverted")
         if mask is None:
             raise LotteryError(f"{stage.folder}: holds no mask")

@@ -199,8 +199,9 @@ def test_scoring_changes_neither_weights_nor_statistics(make_lab: MakeLab) -> No
 
 
 def test_a_study_at_init(tmp_path: Path, starts: list[Start]) -> None:
-    """Rows, masks and records of every control; a second run of it computes nothing."""
-    small = [override for override in SMALL if not override.startswith("method.")]
+    """Rows, masks and records of every control; a second run of it computes nothing, and gc keeps what it needs."""
+    small = [override for override in SMALL if not override.startswith(("method.", "probes="))]
+    small += ["probes=quality", "probes.gradient_norm.per_class=1"]
     method = ["method=pai", "criterion=synflow", "method.density=0.2", "method.steps=5"]
     cfg = composed([*small, *method, "controls=sanity", "controls.random=1", f"paths.runs={tmp_path}"])
     study = Study(cfg)
@@ -216,6 +217,10 @@ def test_a_study_at_init(tmp_path: Path, starts: list[Start]) -> None:
     assert len(set(masks.values())) == 4
     stages = [json.loads(p.read_text())["stages"] for p in sorted((study.folder.path / "rounds").glob("*_001*.json"))]
     assert sum("score" in found for found in stages) == 3, "the ticket, the same mask reinitialised, and the inverse"
+    assert all({"evaluate quality", "evaluate gradient norm"} <= found.keys() for found in stages)
+    outcome = call("store", "gc", "--store", str(tmp_path / ".store"), "--runs", str(tmp_path), "--yes")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "removed 0 stages" in outcome.out
     assert Study(cfg).run() == rows
     assert len(starts) == 6
 
