@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter
 
 from lottery.analysis.read import frame, read_config
 from lottery.analysis.style import CRITERIA, DENSE, canvas, looks, percent
@@ -47,27 +48,32 @@ def spread(values: pd.Series, form: str = "{:.2f}") -> str:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """A panel a density, a group a method, a marker an arm: means, with bars from the lowest to the highest seed."""
+    """A panel a density, a group a method, a marker an arm: mean test errors, bars from the lowest to the highest."""
     n = table.index.get_level_values("seed").nunique()
-    with canvas(path, f"LeNet-300-100 on MNIST: masks and their controls, mean and range of {n} seeds") as figure:
+    with canvas(path, f"LeNet-300-100 on MNIST: masks and controls, mean and range of {n} seeds", height=4.4) as figure:
         panels = figure.subplots(1, len(DENSITIES))
         for axes, density in zip(panels, DENSITIES, strict=True):
-            styles = looks([None, *ARMS[1:]])
-            for offset, look in enumerate(styles):
+            for offset, look in enumerate(looks([None, *ARMS[1:]])):
                 for x, method in enumerate(METHODS):
-                    values = table.loc[(method, density), look.control or "ticket"]
-                    place, mean = x + 0.16 * (offset - 1.5), values.mean()
-                    bars = ([mean - values.min()], [values.max() - mean])
+                    errors = 100 - table.loc[(method, density), look.control or "ticket"]
+                    mean = errors.mean()
                     axes.errorbar(
-                        place, mean, bars, color=look.colour, marker=look.marker, markersize=5, elinewidth=1,
-                        linestyle="none", label=look.words if x == 0 else None,
+                        x + 0.17 * (offset - 1.5), mean, ([mean - errors.min()], [errors.max() - mean]),
+                        color=look.colour, marker=look.marker, markersize=5, elinewidth=1, linestyle="none",
+                        label=look.words if x == 0 else None,
                     )  # fmt: skip
-            axes.axhline(table["dense"].mean(), color=DENSE, linestyle=(0, (5, 3)), linewidth=1.1, label="dense")
+            error = 100 - table["dense"].mean()
+            axes.axhline(error, color=DENSE, linestyle=(0, (5, 3)), linewidth=1.1, label="dense")
             axes.set_xticks(range(len(METHODS)), METHODS, rotation=30, ha="right")
-            axes.set_title(f"{percent(density)} % of the weights")
+            axes.set_title(f"{percent(density)} % of the weights", fontsize="medium")
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10, 20, 50, 100]))
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(axis="y")
-        panels[0].set_ylabel("test accuracy (%)")
-        panels[1].legend(loc="lower left", fontsize="small")
+        panels[0].set_ylabel("test error (%), log scale")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
 
 
 def main() -> None:

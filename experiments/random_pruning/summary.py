@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from lottery.analysis.read import frame, read_config
 from lottery.analysis.style import DENSE, canvas, percent
@@ -60,7 +62,7 @@ def spread(values: pd.Series, form: str = "{:.2f}") -> str:
 
 
 def draw_widths(table: pd.DataFrame, path: Path) -> None:
-    """A panel a density: accuracy against the dense network's number of weights, means and ranges over the seeds."""
+    """A panel a density: test error against width, means and ranges over the seeds."""
     n, targets = table["seed"].nunique(), sorted(table["target"].unique(), reverse=True)
     heading = f"Random MLPs on Fashion-MNIST by width, mean and range of {n} seeds"
     with canvas(path, heading) as figure:
@@ -70,15 +72,17 @@ def draw_widths(table: pd.DataFrame, path: Path) -> None:
             lines = [("dense test", at[at["allocation"] == "erk"], ("dense", DENSE, "x"))]
             lines += [("test", at[at["allocation"] == name], look) for name, look in ALLOCATIONS.items()]
             for column, chosen, (words, colour, marker) in lines:
-                values = chosen.groupby("prunable")[column]
+                values = (100 - chosen.set_index("prunable")[column]).groupby("prunable")
                 axes.plot(values.mean(), color=colour, marker=marker, markersize=5, label=words)
                 axes.fill_between(values.min().index, values.min(), values.max(), color=colour, alpha=0.15, linewidth=0)
-            axes.set_xscale("log")
-            axes.set_title(f"{percent(target)} % kept")
-            axes.grid(axis="y")
-            axes.set_xlabel("weights, dense")
-        panels[0].set_ylabel("test accuracy (%)")
-        panels[-1].legend(loc="lower right", fontsize="small")
+            width_axis(axes, table)
+            axes.set_title(f"{percent(target)} % of the weights", fontsize="medium")
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(FixedLocator([12, 15, 20, 30, 50, 80]))
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_locator(NullLocator())
+        panels[0].set_ylabel("test error (%), log scale")
+        panels[0].legend(loc="upper right", fontsize="small")
 
 
 def draw_quality(table: pd.DataFrame, path: Path) -> None:
@@ -99,12 +103,20 @@ def draw_quality(table: pd.DataFrame, path: Path) -> None:
                 values = (factor * rows.set_index("prunable")[column]).groupby("prunable")
                 axes.plot(values.mean(), color=colour, marker=marker, markersize=5, label=words)
                 axes.fill_between(values.min().index, values.min(), values.max(), color=colour, alpha=0.15, linewidth=0)
-            axes.set_xscale("log")
+            width_axis(axes, table)
             axes.set_ylabel(label)
-            axes.grid(axis="y")
-        figure.axes[2].set_xlabel("weights, dense")
-        figure.axes[3].set_xlabel("weights, dense")
         figure.axes[0].legend(fontsize="small")
+
+
+def width_axis(axes: Axes, table: pd.DataFrame) -> None:
+    """Log scale in the weights of the dense network, labelled by the width of the first hidden layer."""
+    widths = table.groupby("prunable")["hidden"].first()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(widths.index)))
+    axes.set_xticklabels([hidden.partition("-")[0] for hidden in widths])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("width of the first layer")
+    axes.grid(axis="y")
 
 
 def main() -> None:
