@@ -96,7 +96,7 @@ class Controls:
     reinit: int = 0  # the ticket's mask, new initial weights
     random: int = 0  # the ticket's weights, a random mask with the same count in each layer
     shuffle: int = 0  # the ticket's mask with its positions permuted inside each layer
-    invert: int = 0  # as many weights in each layer, but those that are pruned first
+    invert: int = 0  # as many weights in each layer, but those that are pruned first (nothing in it differs by copy)
 
 
 @dataclass

@@ -107,6 +107,8 @@ def uniform_plus(budget: Budget, classifier: float = 0.2) -> Densities:
 
 def from_criterion(budget: Budget, criterion: Criterion) -> Densities:
     """The layer densities of the mask that a criterion chooses globally: SNIP-ratio, GraSP-ratio, LAMP, …"""
+    if not callable(criterion):
+        raise ConfigError.of("method.allocation.criterion", criterion, "a criterion, such as allocation=snip_ratio has")
     full = Mask.ones({name: torch.Size(shape) for name, shape in budget.shapes.items()})
     return prune_to(full, budget.scores(criterion), budget.density).layer_density
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +22,7 @@ from lottery.methods.pai import PruningAtInit
 from lottery.methods.random import RandomPruning
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
+from lottery.stages.store import Stage, Store
 from lottery.state import StateRef
 from lottery.study import Study
 from lottery.ticket import Mask
@@ -185,14 +188,138 @@ def test_snip_ratio_takes_only_the_layer_counts_of_snip(make_lab: MakeLab) -> No
     assert drawn != scored
 
 
-def test_scoring_changes_neither_weights_nor_statistics(make_lab: MakeLab) -> None:
+def test_scoring_is_a_function_of_the_state_and_the_seed(make_lab: MakeLab) -> None:
     """Batch normalisation in training mode moves its statistics: those of a private copy (methods 3, pitfalls)."""
-    lab = make_lab("criterion=snip", "criterion.per_class=1")
-    before = lab.initial.state.tensors()
-    first = lab.scores(lab.initial.state, lab.initial.mask)
-    assert_same_bits(lab.initial.state.tensors(), before)
-    second = lab.scores(lab.initial.state, lab.initial.mask)
+    lab = make_lab("criterion=snip", "criterion.per_class=1", "seeds.mask=1")
+    first, second = (lab._masks.scored(lab.initial.state, lab.initial.mask, lab._masks.criterion) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    lab = make_lab("criterion=snip", "criterion.per_class=1", "seeds.mask=2")
+    other = lab._masks.scored(lab.initial.state, lab.initial.mask, lab._masks.criterion)
+    assert not all(torch.equal(first[name], other[name]) for name in first), "other images"
+
+
+def test_scores_that_looked_at_the_network_are_kept(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a study continued on another machine prunes the same weights; those of |w| need no stage."""
+    masks = []
+    for attempt in range(2):
+        lab = make_lab("criterion=snip", "criterion.per_class=1")
+        *_, ticket = IMP(rounds=1, rate=0.3)(lab)
+        masks.append(ticket.mask)
+        assert (lab.store.root / "score" / lab.stages(ticket)["score"] / "scores.safetensors").exists()
+        if attempt == 0:
+            monkeypatch.setattr(type(lab._masks), "scored", lambda *_: pytest.fail("scored again"))
+    assert masks[0] == masks[1]
+    monkeypatch.undo()
+    lab = make_lab(runs="magnitude")
+    *_, ticket = IMP(rounds=1, rate=0.3)(lab)
+    assert "score" not in lab.stages(ticket)
+    assert not (lab.store.root / "score").exists()
+
+
+def test_layers_that_score_nothing_are_named(make_lab: MakeLab, caplog: pytest.LogCaptureFixture) -> None:
+    """As do blocks that start switched off, by a normalisation whose scale is 0."""
+    lab = make_lab("criterion=synflow")
+    state = lab.initial.state.tensors()
+    name = next(name for name in state if "bn" in name and name.endswith("weight"))
+    state[name].zero_()
+    with caplog.at_level("WARNING", "lottery"):
+        for _ in range(2):
+            lab._masks.scored(StateRef.of(state), lab.initial.mask, lab._masks.criterion)
+    assert [record.getMessage().partition(" score 0")[2][:11] for record in caplog.records] == [" everywhere"]
+
+
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+SCORED = ("criterion=snip", "criterion.per_class=1")
+OTHER_MASK = {  # each changes what a search reads
+    "the criterion's option": (("criterion=snip", "criterion.per_class=2", "data.limit=190"), 0.3, 2, None),
+    "the criterion": (("criterion=synflow",), 0.3, 2, None),
+    "seeds.mask": ((*SCORED, "seeds.mask=5"), 0.3, 2, None),
+    "seeds.init": ((*SCORED, "seeds.init=5"), 0.3, 2, None),
+    "seeds.split": ((*SCORED, "seeds.split=6"), 0.3, 2, None),
+    "the images": ((*SCORED, "data.limit=97"), 0.3, 2, None),
+    "the scaling": ((*SCORED, "data.scaling=l2"), 0.3, 2, None),
+    "prunable.exclude": ((*SCORED, "prunable.exclude=[fc]"), 0.3, 2, None),
+    "density": (SCORED, 0.31, 2, None),
+    "steps": (SCORED, 0.3, 3, None),
+    "allocation": (SCORED, 0.3, 2, ERK),
+    "another allocation": (SCORED, 0.3, 2, UNIFORM),
+}
+SAME_MASK = (
+    "optim.lr=0.3",
+    "train.steps=20it",
+    "paths.data=elsewhere",
+    "name=other",
+    "trainer.threads=1",
+    "probes=light",
+)
+
+
+def score_key(lab: Lab, density: float, steps: int, allocation: dict[str, object] | None) -> str:
+    """Of the stage that a search of method `pai` would be kept in; nothing is scored."""
+    keys: list[str] = []
+    found, finished = Store.finished, StopFlag()
+    finished.signum = 15
+    lab.store.stop = finished  # so that the stage is named and not computed
+    original = Store.stage
+
+    def stage(store: Store, kind: str, inputs: dict[str, object]) -> Stage:
+        made = original(store, kind, inputs)
+        keys.append(made.key)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "stage", stage)
+        with pytest.raises(Interrupted):
+            next(PruningAtInit(density=density, steps=steps, allocation=allocation)(lab))
+    assert len(keys) == 1
+    assert Store.finished is found
+    return keys[0]
+
+
+def test_the_key_of_a_mask_holds_all_that_its_search_reads(make_lab: MakeLab) -> None:
+    known = {"as it is": score_key(make_lab(*SCORED), 0.3, 2, None)}
+    for change, (overrides, *method) in OTHER_MASK.items():
+        known[change] = score_key(make_lab(*overrides), *method)
+    assert len(set(known.values())) == len(known), "two of these share a mask"
+    for override in SAME_MASK:
+        assert score_key(make_lab(*SCORED, override, runs="b"), 0.3, 2, None) == known["as it is"], override
+
+
+def test_two_methods_do_not_share_a_search(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    drawn = pruned(RandomPruning(density=0.3, allocation=ERK), lab).mask
+    lab.config.method["_target_"] = "lottery.methods.pai.PruningAtInit"
+    assert lab.found(lambda: lab.initial.mask, density=0.3, allocation=ERK) != drawn
+
+
+def test_a_saved_mask_counts_by_its_content(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab, path = make_lab(), tmp_path / "mask.safetensors"
+    node = {"_target_": "lottery.pruning.allocations.from_mask", "_partial_": True, "path": str(path)}
+    found = []
+    for allocation in (ERK, UNIFORM, ERK):
+        lab.drawn(lab.counts(allocation, 0.3)).save(path, round=1, study="s", parent=None)
+        found.append(pruned(RandomPruning(density=0.2, allocation=node), lab).mask)
+    assert found[0] == found[2]
+    assert found[0].layer_kept != found[1].layer_kept
+
+
+def test_an_edited_criterion_of_ones_own_is_asked_again(
+    make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No version of ours is raised when somebody edits theirs: the file is in the key."""
+    monkeypatch.syspath_prepend(tmp_path)
+    masks = []
+    for sign in ("", "-", ""):
+        (tmp_path / "own_criterion.py").write_text(
+            f"def score(at):\n    return {{name: {sign}weight for name, weight in at.weights.items()}}\n"
+        )
+        monkeypatch.delitem(sys.modules, "own_criterion", raising=False)
+        importlib.invalidate_caches()
+        lab = make_lab()
+        lab.config.criterion = {"_target_": "own_criterion.score", "_partial_": True}
+        masks.append(pruned(PruningAtInit(density=0.3), lab).mask)
+    assert masks[0] == masks[2] != masks[1]
 
 
 # -- as studies -------------------------------------------------------------------------------------------------------
@@ -249,6 +376,20 @@ def test_a_study_at_init(tmp_path: Path, starts: list[Start]) -> None:
         (
             ["+exp=random_erk", "allocation=from_mask", "method.allocation.path=nowhere.safetensors"],
             "method.allocation.path: got 'nowhere.safetensors', expected the file of a mask",
+        ),
+        (["+exp=synflow", "method.density=1e-9"], "method.density: got 1e-09, expected at least 6.667e-05"),
+        (["+exp=random_erk", "criterion=snip"], "criterion: got 'snip', expected none"),
+        (["criterion=snip", "criterion.per_class=abc"], "criterion.per_class: got 'abc', expected a whole number"),
+        (["criterion=snip", "criterion.per_class=1.5"], "criterion.per_class: got 1.5, expected a whole number"),
+        (["criterion=grasp", "criterion.temperature=null"], "criterion.temperature: got None, expected a number"),
+        (["probes=quality", "probes.quality.bins=1.5"], "probes.quality.bins: got 1.5, expected a whole number"),
+        (
+            ["+exp=random_erk", "allocation=uniform_plus", "method.allocation.classifier=abc"],
+            "method.allocation.classifier: got 'abc', expected a number",
+        ),
+        (
+            ["+exp=random_erk", "allocation=snip_ratio", "method.allocation.criterion=null"],
+            "method.allocation.criterion: got None, expected a criterion",
         ),
         (["+exp=random_uniform", "method.allocation._target_=nowhere.at_all"], "method.allocation._target_"),
     ],
