@@ -140,7 +140,7 @@ def uses(study: Study, makers: Makers) -> list[Use]:
     Of a ticket that another study trained: the mask, and the weights. A training is the study's own where no other
     run folder says that it computed it.
     """
-    found: list[Use] = list(start_weights(study, makers))
+    found: list[Use] = [*start_weights(study, makers), *allocated_by(study)]
     for stage, row in study.trainings.items():
         maker = makers.get(stage, study)
         if row["cached"] and maker != study:
@@ -163,3 +163,20 @@ def start_weights(study: Study, makers: Makers) -> Iterator[Use]:
     else:
         digest = file_digest(path)
         yield Use(Artifact(f"weights-{digest[:16]}", "weights", 0, digest, {"file": path.name, "digest": digest}), None)
+
+
+def allocated_by(study: Study) -> Iterator[Use]:
+    """The saved mask that gave the layer densities, where it is still there: a study's ticket, or a file by itself."""
+    given = (study.config["method"].get("allocation") or {}).get("path")
+    if not given or not Path(given).is_file():
+        return
+    from lottery.ticket import read_metadata
+
+    path = Path(given).resolve()
+    digest, maker = read_metadata(path)["digest"], Study(path.parents[1])
+    with suppress(LotteryError, KeyError):
+        for row in maker.tickets:
+            if row["mask_digest"] == digest:
+                yield Use(maker.mask(row), maker)
+                return
+    yield Use(Artifact(f"mask-{digest[:16]}", "mask", 0, digest, {"file": path.name, "digest": digest}), None)

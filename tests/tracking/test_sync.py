@@ -106,10 +106,19 @@ class FakeRemote:
 def make(study: Any, tmp_path: Path) -> Callable[..., Path]:
     """A run folder with a row a round and one control, its trainings its own or (`cached`) somebody else's."""
 
-    def make(key: str, rounds: int, cached: int = 0, name: str = "imp", segments: int = 1, **model: Any) -> Path:
+    def make(
+        key: str,
+        rounds: int,
+        cached: int = 0,
+        name: str = "imp",
+        segments: int = 1,
+        mask: Path | None = None,
+        **model: Any,
+    ) -> Path:
         folder = tmp_path / "all" / name / key
         (folder / "rounds").mkdir(parents=True)
         config = CONFIG | {"name": name, "model": {"weights": None} | model}
+        config |= {"method": {"allocation": {"path": str(mask)}}} if mask else {}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         rows = [(index, control) for index in range(rounds) for control in ((None, "reinit") if index else (None,))]
         with (folder / "rounds.jsonl").open("w") as table:
@@ -263,6 +272,26 @@ def test_start_weights_from_the_store_are_those_that_a_study_trained(
     remote = FakeRemote()
     send(jobs(make(MAKER, 1), make(TAKER, 1, name="b", weights=str(stored))), remote.connect, told.append)
     assert names(remote.inputs[TAKER]) == [(stage(0), 0)]
+
+
+def test_the_mask_that_gave_the_layer_densities_is_an_input(
+    make: Callable[..., Path], told: list[str], tmp_path: Path
+) -> None:
+    """Of the study in whose folder it lies; or by itself, copied elsewhere."""
+    maker = make(MAKER, 2)
+    theirs = maker / "masks" / "round_001.safetensors"
+    remote = FakeRemote()
+    send(jobs(maker, make(TAKER, 1, name="b", mask=theirs)), remote.connect, told.append)
+    (used,) = remote.inputs[TAKER]
+    assert (used.type, used.round) == ("mask", 1)
+    assert used in remote.made[MAKER]
+    copied = tmp_path / "elsewhere" / "own.safetensors"
+    copied.parent.mkdir()
+    copied.write_bytes(theirs.read_bytes())
+    alone = FakeRemote()
+    send(jobs(make("c" * 12, 1, name="c", mask=copied)), alone.connect, told.append)
+    (used,) = alone.inputs["c" * 12]
+    assert used.metadata == {"file": "own.safetensors", "digest": used.digest}
 
 
 def test_a_damaged_mask_is_not_sent_nor_anything_of_its_study(make: Callable[..., Path], told: list[str]) -> None:
