@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from lottery.parts import made
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.stages.store import environment
+from lottery.stages.trained import Trained
 from lottery.ticket import weights_digest
 from lottery.tracking.folder import Row, RunFolder, check_writable
 from lottery.tracking.terminal import Terminal
@@ -110,6 +112,7 @@ class Study:
         for round in self.rounds(lab):
             if round.control is None:
                 ticket, previous = round, ticket
+                lab.history.append(round)
             row = self.record(round, previous, lab)
             tracker.round(row, round.trained.result["curve"], self.folder.mask_path(row))
             self.terminal.round(row, round.trained.cached)
@@ -139,7 +142,14 @@ class Study:
         """How many trainings the study plans; 0 where the method does not say."""
         rounds = getattr(self.method, "rounds", 0)
         wanted = self.config.controls
-        return 1 + rounds * (1 + sum(vars(wanted).values())) if rounds else 0
+        beside = 1 + sum(vars(wanted).values())
+        return sum((beside if k else 1) * self.copies(k) for k in range(rounds + 1)) if rounds else 0
+
+    def copies(self, round: int) -> int:
+        """How often the probes have a ticket of this round trained, its own training included."""
+        probes = self.probes.values()
+        asked = [probe.copies for probe in probes if hasattr(probe, "copies") and round in (probe.rounds or [round])]
+        return max(asked, default=1)
 
     # -- a round's record -------------------------------------------------------------------------------------------
 
@@ -147,8 +157,9 @@ class Study:
         """Measure a round and write it down."""
         row = self.row(round, lab)
         lab.measured.clear()
+        lab.on_copy = partial(self.note_copy, round)
         for probe in self.probes.values():
-            row |= {f"probe/{name}": value for name, value in probe(round, previous, lab).items()}
+            row |= {f"probe/{name}": finite(value) for name, value in probe(round, previous, lab).items()}
         self.note_environments([*([round.trained.environment()] if round.trained.cached else []), *lab.reused])
         lab.reused.clear()
         self.warn_collapsed(row["collapsed_layers"])
@@ -201,6 +212,14 @@ class Study:
             "seconds": trained.result["seconds"],
         }
 
+    def note_copy(self, round: Round, number: int, trained: Trained | None) -> None:
+        """Say that a probe has a round trained again in another data order, and when that is done."""
+        now = self.terminal.progress
+        if trained is None:
+            now.at(round.index, f"{round.control} {round.copy} copy" if round.control else "copy", number)
+        else:
+            now.finished(trained.cached)
+
     # -- notes in the log -------------------------------------------------------------------------------------------
 
     def warn_collapsed(self, layers: list[str]) -> None:
@@ -218,6 +237,13 @@ class Study:
                 if then.get(name) != now and note not in self._warned:
                     self._warned.add(note)
                     LOG.warning("reused stages were computed with %s", note)
+
+
+def finite(figure: Any) -> Any:
+    """A probe's figure as JSON has it: what is infinite or undefined is null."""
+    if isinstance(figure, dict):
+        return {name: finite(value) for name, value in figure.items()}
+    return None if isinstance(figure, float) and not math.isfinite(figure) else figure
 
 
 def set_threads(threads: int | None, processes: int = 1) -> None:

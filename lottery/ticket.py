@@ -84,6 +84,11 @@ class Mask(Mapping[str, Tensor]):
         return dict(self._layer_kept)
 
     @property
+    def packed(self) -> dict[str, np.ndarray]:
+        """The bits of each tensor as the file has them (`numpy.packbits`, row-major), uint8, read-only."""
+        return dict(self._packed)
+
+    @property
     def kept(self) -> int:
         """How many weights are kept in all."""
         return sum(self._layer_kept.values())
@@ -217,6 +222,7 @@ class Ticket:
     steps:      how many optimizer steps to train
     hold_lr:    stay at the schedule's final learning rate (fine-tuning)
     optimizer:  optimizer state to start from; None = fresh
+    order_seed: of the data order, augmentation and dropout noise; None = the recipe's (a copy has one of its own)
     """
 
     mask: Mask
@@ -226,6 +232,7 @@ class Ticket:
     steps: int
     hold_lr: bool = False
     optimizer: StateRef | None = None
+    order_seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("step", "order_step", "steps"):

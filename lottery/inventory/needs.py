@@ -54,8 +54,8 @@ class Run:
         found = {name: part for name, part in self.config.items() if isinstance(part, dict)}
         data, train, seeds, model = (found.get(name, {}) for name in ("data", "train", "seeds", "model"))
         recipe = {name: train[name] for name in ("batch_size", "precision", "drop_last") if name in train}
-        return {
-            "recipe": {"order_seed": seeds.get("order"), **recipe},
+        return {  # not the order's seed: copies of a ticket have their own
+            "recipe": recipe,
             "model": model,
             "data": {**data, "split_seed": seeds.get("split")},
         }
@@ -186,6 +186,8 @@ def _add_sources(contents: Contents, found: dict[str, str]) -> None:
 def _family(entry: Entry) -> str:
     """What trainings of one network on one data set by one recipe have in common; a stage of another kind is alone."""
     parts = [entry.inputs.get(part) for part in ("model", "data", "recipe")]
+    if isinstance(parts[2], dict):  # copies of a ticket differ in the order's seed alone
+        parts[2] = {name: value for name, value in parts[2].items() if name != "order_seed"}
     return json.dumps(parts if all(parts) else entry.key, sort_keys=True)
 
 

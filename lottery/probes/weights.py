@@ -1,28 +1,51 @@
-"""How far training moved the kept weights."""
+"""How far training moved the kept weights, how far they lie from the dense network's, and how unequal they are."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
+from lottery.stability.distance import distance as distance_of
+from lottery.stability.pq import pq_by_layer, pq_index
 
 if TYPE_CHECKING:
     from lottery.stages.lab import Lab
     from lottery.stages.round import Round
+    from lottery.state import StateRef
+    from lottery.ticket import Mask
 
 
-def distance(round: Round, previous: Round | None, lab: Lab) -> dict[str, float]:
+def distance(round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
     """Between the ticket's start and its trained state, kept weights only: L2 distance, the angle between the two
     weight vectors in degrees, and the share of weights whose sign changed (Stabilizing the LTH, section 2)."""
-    start, end = round.ticket.state.tensors(), round.trained.state.tensors()
-    a = torch.cat([start[name][kept].double() for name, kept in round.mask.items()])
-    b = torch.cat([end[name][kept].double() for name, kept in round.mask.items()])
-    if not a.numel():
+    return between(round.ticket.state, round.trained.state, round.mask, "from_start")
+
+
+def from_dense(round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    """The same between the dense network and this round's, both trained."""
+    return between(lab.dense.trained.state, round.trained.state, round.mask, "from_dense") if round.index else {}
+
+
+def between(one: StateRef, other: StateRef, mask: Mask, name: str) -> dict[str, Any]:
+    """The three figures, called l2_NAME, angle_NAME and sign_changes_NAME (from the start: sign_changes)."""
+    found = distance_of(one.tensors(), other.tensors(), mask)
+    if found is None:
         return {}
-    cosine = float(a @ b / (a.norm() * b.norm()).clamp_min(1e-300))
-    return {
-        "l2_from_start": float((a - b).norm()),
-        "angle_from_start": math.degrees(math.acos(min(1.0, max(-1.0, cosine)))),
-        "sign_changes": float((a.sign() != b.sign()).double().mean()),
-    }
+    signs = "sign_changes" if name == "from_start" else f"sign_changes_{name}"
+    return {f"l2_{name}": found.l2, f"angle_{name}": found.angle, signs: found.sign_changes}
+
+
+@dataclass(frozen=True)
+class PQ:
+    """`pq_layers`: the PQ index of each layer's kept weights after training (Diao et al. 2023), 0 < p < q."""
+
+    p: float = 0.5
+    q: float = 1.0
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        pq_index(np.ones(1), self.p, self.q)  # raises ConfigError for other p and q
+
+    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+        return {"pq_layers": pq_by_layer(round.trained.state.tensors(), round.mask, self.p, self.q)}

@@ -70,6 +70,8 @@ class Lab:
         self._placed: dict[torch.device, Dataset] = {}
         self.recipe = Recipe.resolve(config, self.dataset.sizes["train"])
         self.rewind = RewindPolicy.resolve(config.rewind, self.recipe, self.dataset.sizes["train"])
+        self.history: list[Round] = []  # the tickets so far, round 0 first; the study adds them
+        self.on_copy: Callable[[int, Trained | None], None] = lambda number, trained: None  # before, and after
         self.reused: list[dict[str, str]] = []  # environments of the masks and figures that were found since then
         self.measured: dict[str, str] = {}  # the evaluate stages consulted since the last record: name -> key
         self._model_inputs = {k: v for k, v in config.model.items() if k not in ORIGIN_OPTIONS}
@@ -228,6 +230,26 @@ class Lab:
         return self._masks.found(search, {**start, "search": search_inputs})
 
     # -- what probes are made of ------------------------------------------------------------------------------------
+
+    @property
+    def dense(self) -> Round:
+        """Round 0, once the study has it."""
+        return self.history[0]
+
+    def copies(self, ticket: Ticket, count: int) -> list[Trained]:
+        """The ticket trained `count` times: in the study's data order, and in others (augmentation and noise too).
+
+        Ordinary trainings: cached, continued, and shared by all probes and studies that ask for the same ones.
+        """
+        return [self.train(ticket)] + [self._copy(ticket, number) for number in range(1, count)]
+
+    def _copy(self, ticket: Ticket, number: int) -> Trained:
+        self.on_copy(number, None)
+        seed = derive(self.config.seeds.order, "copy", number)
+        trained = self.train(replace(ticket, order_seed=seed))
+        self.on_copy(number, trained)
+        self.measured[f"train copy {number}"] = trained.key
+        return trained
 
     def trained_network(self, trained: Trained) -> nn.Module:
         """A private copy of a trained network on the lab's device, in evaluation mode."""

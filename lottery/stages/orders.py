@@ -28,7 +28,7 @@ class Order:
         tensors, facts = packed(network, optimizer or {}, progress)
         facts |= {"key": self.key, "until": self.until, "keep": sorted(self.keep), "mask": list(mask)}
         facts |= {"state": ticket.state.digest, "ticket_step": ticket.step, "order_step": ticket.order_step}
-        facts |= {"steps": ticket.steps, "hold_lr": ticket.hold_lr}
+        facts |= {"steps": ticket.steps, "hold_lr": ticket.hold_lr, "order_seed": ticket.order_seed}
         return facts, tensors | {f"mask/{name}": mask[name] for name in mask}
 
     @classmethod
@@ -38,5 +38,5 @@ class Order:
         mask = Mask({name: tensors[f"mask/{name}"] for name in facts["mask"]})
         state = StateRef(facts["state"], lambda: start[0])
         steps = {"step": facts["ticket_step"], "order_step": facts["order_step"], "steps": facts["steps"]}
-        ticket = Ticket(mask, state, **steps, hold_lr=facts["hold_lr"])
+        ticket = Ticket(mask, state, **steps, hold_lr=facts["hold_lr"], order_seed=facts["order_seed"])
         return cls(facts["key"], ticket, facts["until"], frozenset(facts["keep"]), start)

@@ -56,7 +56,7 @@ class TrainStages:
             "version": VERSION,
             "model": self.model_inputs,
             "data": self.data_inputs,
-            "recipe": self.recipe.inputs(),
+            "recipe": self.recipe_of(ticket).inputs(),
             "state": ticket.state.digest,
             "mask": ticket.mask.digest,
             "optimizer": ticket.optimizer.digest if ticket.optimizer else None,
@@ -66,6 +66,10 @@ class TrainStages:
             "hold_lr": ticket.hold_lr,
             "until": until,
         }
+
+    def recipe_of(self, ticket: Ticket) -> Recipe:
+        """The recipe, with the ticket's own data order where it has one."""
+        return self.recipe if ticket.order_seed is None else replace(self.recipe, order_seed=ticket.order_seed)
 
     def train(self, ticket: Ticket, keep: Iterable[int] = ()) -> Trained:
         """The ticket trained to its end, with the full state (network and optimizer) kept at the steps `keep`.
@@ -158,7 +162,8 @@ class _Run:
             finish=self.finish,
         )
         module = MaskedTraining(
-            network, self.ticket, owner.recipe, owner.data, progress, self.keep, self.until, optimizer, hooks, ranks
+            network, self.ticket, owner.recipe_of(self.ticket), owner.data, progress, self.keep, self.until, optimizer,
+            hooks, ranks,
         )  # fmt: skip
         fit(module, ranks.accelerator, self.stage.folder, ranks.index)
 

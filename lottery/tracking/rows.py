@@ -27,7 +27,9 @@ def round_row(row: Row) -> dict[str, float]:
     What was not measured (None) is left out.
     """
     figures = {name: row.get(name) for name in SCORES}
-    figures |= {name: value for name, value in row.items() if name.startswith("probe/")}
+    for name, value in row.items():
+        if name.startswith("probe/"):  # a figure, or one for each layer
+            figures |= {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
     if not row["control"]:
         figures |= {name: row.get(name) for name in SIZES}
         figures |= {f"density/{layer}": density for layer, density in row["layer_density"].items()}

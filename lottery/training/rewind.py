@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lottery.config import Rewind
@@ -31,6 +31,10 @@ class RewindPolicy:
     def resolve(cls, options: Rewind, recipe: Recipe, train_size: int) -> RewindPolicy:
         """With `to` as a step. Raises ConfigError past the end of the dense training."""
         return cls(options, recipe.rewind_step(options.to, train_size), recipe.total)
+
+    def to(self, step: int) -> RewindPolicy:
+        """The same policy with another rewind point."""
+        return replace(self, step=step)
 
     def keep_dense(self) -> set[int]:
         """The steps of the dense run that tickets will ask for."""

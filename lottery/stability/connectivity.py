@@ -1,0 +1,78 @@
+"""Linear mode connectivity: loss and error along the line between networks, and the barrier (methods.md 2.3).
+
+Barriers depend on how batch normalisation is treated, so a curve says which it was: `interpolate` takes the running
+statistics along the line as they are, `recompute` estimates them anew at every point (Frankle et al. 2020 do the
+former as far as is known; Garipov et al. 2018 and the three-regime study the latter). Never compare across the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import isnan
+from typing import Literal
+
+from lottery.stability.path import Path
+from lottery.state import State
+
+BNMode = Literal["interpolate", "recompute"]
+Score = tuple[float, float]
+"""Mean loss, and error in [0, 1]."""
+
+STABLE = 0.02
+"""A barrier in error below this counts as stable (Frankle et al. 2020, section 3)."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss and error at the points of a path; `points` on each of its lines, both ends included."""
+
+    positions: list[float]
+    loss: list[float]
+    error: list[float]
+    points: int
+    bn: BNMode
+
+    @property
+    def loss_barriers(self) -> list[float]:
+        """The barrier in loss of each line."""
+        return self._barriers(self.loss)
+
+    @property
+    def error_barriers(self) -> list[float]:
+        """The barrier in error of each line, in [0, 1]."""
+        return self._barriers(self.error)
+
+    @property
+    def stable(self) -> bool:
+        """Whether no line has a barrier in error of 2 % or more."""
+        return max(self.error_barriers) < STABLE
+
+    def _barriers(self, values: list[float]) -> list[float]:
+        steps = self.points - 1
+        return [barrier(values[first : first + self.points]) for first in range(0, len(values) - 1, steps)]
+
+
+def barrier(values: Sequence[float]) -> float:
+    """max(values) - (first + last) / 2, of values along a line from its one end to the other.
+
+    At least half the difference of the ends, so never negative. What is not a number counts as infinitely high; NaN
+    where an end itself is not finite.
+    """
+    highest = max(float("inf") if isnan(value) else value for value in values)
+    return highest - (values[0] + values[-1]) / 2
+
+
+def along(
+    path: Path, measure: Callable[[Sequence[State]], Sequence[Score]], bn: BNMode = "interpolate", at_once: int = 30
+) -> Curve:
+    """The curve that `measure` finds; it is given up to `at_once` states at a time, to share a pass over the data.
+
+    `bn` is what `measure` does with batch normalisation; it is only written down here.
+    """
+    states, scores = path.states(), list[Score]()
+    while group := list(islice(states, at_once)):
+        scores += measure(group)
+    loss, error = zip(*scores, strict=True)
+    return Curve(path.positions, list(loss), list(error), path.points, bn)
