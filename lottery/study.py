@@ -147,8 +147,11 @@ class Study:
 
     def copies(self, round: int) -> int:
         """How often the probes have a ticket of this round trained, its own training included."""
-        probes = self.probes.values()
-        asked = [probe.copies for probe in probes if hasattr(probe, "copies") and round in (probe.rounds or [round])]
+        asked = [
+            getattr(probe, "copies", 1)
+            for probe in self.probes.values()
+            if round in (getattr(probe, "rounds", []) or [round])
+        ]
         return max(asked, default=1)
 
     # -- a round's record -------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ VERSION = 1
 class DataOrder:
     """`l2_order`, `angle_order`: between copies of the round trained in different data orders, kept weights only.
 
-    Means over all pairs of `copies` trainings, of which the round's own is one; L2, and degrees. Only in these `rounds`;
-    [] = in all.
+    Means over all pairs of `copies` trainings, of which the round's own is one; L2, and degrees. Only in
+    these `rounds`; [] = in all.
     """
 
     copies: int = 2

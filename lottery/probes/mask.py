@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("lottery")
 
+
 def overlap(round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
     """With the previous round's mask: intersection over union and Hamming distance, with their values for independent
     masks of the same layer densities; and by how many standard deviations more is in common than by chance."""
