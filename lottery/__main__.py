@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "store": "lottery.inventory.command:store",
     "sync": "lottery.tracking.sync:sync",
     "doctor": "lottery.doctor:doctor",
+    "compare": "lottery.analysis.compare:compare",
 }
 
 

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from training_tools import SMALL, Start
 
 from lottery.compose import composed
-from lottery.errors import ConfigError
 from lottery.methods.imp import IMP
 from lottery.probes.alignment import Alignment
 from lottery.probes.connectivity import Connectivity
