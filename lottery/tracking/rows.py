@@ -27,15 +27,22 @@ def round_row(row: Row) -> dict[str, float]:
     What was not measured (None) is left out.
     """
     figures = {name: row.get(name) for name in SCORES}
-    for name, value in row.items():
-        if name.startswith("probe/"):  # a figure, or one for each layer
-            figures |= {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    figures |= probe_figures(row)
     if not row["control"]:
         figures |= {name: row.get(name) for name in SIZES}
         figures |= {f"density/{layer}": density for layer, density in row["layer_density"].items()}
         figures["collapsed_layers"] = len(row["collapsed_layers"])
     prefix = "round/" + control_of(row)
     return {"round": row["round"]} | {prefix + name: value for name, value in figures.items() if value is not None}
+
+
+def probe_figures(row: Row) -> dict[str, float | None]:
+    """What the probes measured: probe/NAME, or probe/NAME/LAYER where there is a figure for each layer."""
+    found: dict[str, float | None] = {}
+    for name, value in row.items():
+        if name.startswith("probe/"):
+            found |= {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def curve_rows(row: Row, curve: list[list[Any]], start: int) -> list[dict[str, float]]:

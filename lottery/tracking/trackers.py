@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from lottery.config import Config
 from lottery.tracking.folder import Row
+from lottery.tracking.rows import probe_figures
 
 
 class Tracker(Protocol):
@@ -46,9 +47,10 @@ class CsvTracker(NoTracker):
         self.rows: list[Row] = []
 
     def round(self, row: Row, curve: list[list[Any]], mask: Path) -> None:
-        flat = {key: value for key, value in row.items() if key not in ("layer_density", "collapsed_layers")}
+        nested = ("layer_density", "collapsed_layers")
+        flat = {key: value for key, value in row.items() if key not in nested and not key.startswith("probe/")}
         flat["collapsed_layers"] = " ".join(row["collapsed_layers"])
-        flat |= {f"density/{name}": value for name, value in row["layer_density"].items()}
+        flat |= {f"density/{name}": value for name, value in row["layer_density"].items()} | probe_figures(row)
         self.rows.append(flat)
         columns = list(dict.fromkeys(key for known in self.rows for key in known))
         with self.path.open("w", newline="") as file:

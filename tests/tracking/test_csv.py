@@ -53,8 +53,11 @@ def test_collapsed_layers_stand_in_one_cell(study: Any) -> None:
 def test_a_figure_known_only_later_gets_a_column(study: Any) -> None:
     tracker = tracker_of(study)
     tracker.round(study.row(0), [], study.mask_path(0))
-    tracker.round(study.row(1) | {"probe/distance": 0.25}, [], study.mask_path(1))
-    assert [row["probe/distance"] for row in read(study.folder / "rounds.csv")] == ["", "0.25"]
+    layers = {"probe/pq": {"fc1": 0.5, "fc2": None}}
+    tracker.round(study.row(1) | {"probe/distance": 0.25} | layers, [], study.mask_path(1))
+    table = read(study.folder / "rounds.csv")
+    assert [row["probe/distance"] for row in table] == ["", "0.25"]
+    assert [(row["probe/pq/fc1"], row["probe/pq/fc2"]) for row in table] == [("", ""), ("0.5", "")]
 
 
 def test_none_writes_nothing(study: Any) -> None:

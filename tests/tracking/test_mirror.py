@@ -12,6 +12,7 @@ from recording import RecordingSink, Refused, Service
 
 from lottery.config import Config, Tracker
 from lottery.tracking.mirror import Mirror
+from lottery.tracking.rows import round_row
 from lottery.tracking.sink import MaskFile, Metrics, RunInfo
 
 KEY = "0123456789ab"
@@ -194,3 +195,11 @@ def test_the_recording_refuses_what_comes_after_the_end(call: str) -> None:
     other.enter()
     with pytest.raises(Refused, match="one run"):
         other.open(replace(INFO, key="f" * 12))
+
+
+def test_a_figure_for_each_layer_has_a_name_of_its_own(study: Any) -> None:
+    """W&B would draw nothing of a mapping; what was not measured is left out."""
+    row = round_row(study.row(1) | {"probe/pq_layers": {"fc1.weight": 0.5, "fc2.weight": None}})
+    assert row["round/probe/pq_layers/fc1.weight"] == 0.5
+    assert not any("fc2" in key for key in row if "pq_layers" in key)
+    assert "round/probe/pq_layers" not in row
