@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from pathlib import Path
 from time import perf_counter
 
 import torch

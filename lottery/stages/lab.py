@@ -244,11 +244,14 @@ class Lab:
         return [self.train(ticket)] + [self._copy(ticket, number) for number in range(1, count)]
 
     def _copy(self, ticket: Ticket, number: int) -> Trained:
-        self.on_copy(number, None)
-        seed = derive(self.config.seeds.order, "copy", number)
+        seed, name = derive(self.config.seeds.order, "copy", number), f"train copy {number}"
+        first = name not in self.measured  # another probe of this round may have asked for it
+        if first:
+            self.on_copy(number, None)
         trained = self.train(replace(ticket, order_seed=seed))
-        self.on_copy(number, trained)
-        self.measured[f"train copy {number}"] = trained.key
+        if first:
+            self.on_copy(number, trained)
+        self.measured[name] = trained.key
         return trained
 
     def trained_network(self, trained: Trained) -> nn.Module:
