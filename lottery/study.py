@@ -108,10 +108,11 @@ class Study:
     def table(self, lab: Lab, tracker: Tracker) -> list[Row]:
         """Every round's row, recorded as soon as the round is done; then the figures."""
         rows: list[Row] = []
-        ticket = previous = None  # the latest ticket, and the one of the round before
+        previous = None  # the ticket that this one, or this control's, was pruned from: of the same rewind point
         for round in self.rounds(lab):
             if round.control is None:
-                ticket, previous = round, ticket
+                same = [known for known in lab.history[1:] if known.rewound == round.rewound]
+                previous = next(iter([*same[::-1], *lab.history[:1]]), None)
                 lab.history.append(round)
             row = self.record(round, previous, lab)
             tracker.round(row, round.trained.result["curve"], self.folder.mask_path(row))
@@ -130,7 +131,7 @@ class Study:
         try:
             for ticket in self.method(lab):
                 yield ticket
-                if ticket.index > 0:
+                if ticket.index > 0 and ticket.mask.kept < ticket.mask.size:  # a full mask has none
                     for kind, copy in lab.controls():
                         now.at(ticket.index, kind, copy)
                         yield lab.control(ticket, kind, copy)
@@ -183,7 +184,7 @@ class Study:
             "prunable": mask.size,
             "layer_density": mask.layer_density,
             "collapsed_layers": mask.collapsed,
-            "step_rewind": lab.rewind.step if round.index else 0,
+            "step_rewind": (lab.rewind.step if round.rewound is None else round.rewound) if round.index else 0,
             "steps": result["steps"],
             **{name: result[name] for name in SCORES},
             "seconds": float(f"{result['seconds']:.3f}"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lottery.analysis.curves import Curve, Point, check_one_experiment, curves, dense_level
+from lottery.analysis.instability import draw_instability
 from lottery.analysis.read import Row, read_config, read_rounds
 from lottery.analysis.style import DENSE, EMPTY, WIDTH, Look, canvas, looks, percent, spaced, title
 
@@ -25,9 +26,14 @@ def draw_study(run: Path) -> list[Path]:
     A figure for which nothing was measured (early stopping without a validation split) is neither drawn nor returned.
     Raises LotteryError where `run` is no run folder.
     """
-    rows, heading = read_rounds(run), title(read_config(run))
+    config = read_config(run)
+    rows, heading = read_rounds(run), title(config)
     folder = run / "figures"
-    paths = _draw_curves(rows, heading, folder, bars=False)
+    if str((config.get("method") or {}).get("_target_", "")).endswith(".Instability"):  # rounds are no ladder there
+        measured = any(row.get("probe/lmc_error_test", row.get("probe/lmc_error_train")) is not None for row in rows)
+        paths = [draw_instability([run], folder)] if measured else []
+    else:
+        paths = _draw_curves(rows, heading, folder, bars=False)
     layers = folder / "layer_density.png"
     return [*paths, layers] if _draw_layers(rows, heading, layers) else paths
 

@@ -144,6 +144,10 @@ class Lab:
 
     # -- what methods are made of -----------------------------------------------------------------------------------
 
+    def step(self, text: str, key: str) -> int:
+        """A time such as "500it" or "2ep" as a step of the dense training. ConfigError, naming `key`, past its end."""
+        return self.recipe.rewind_step(text, self.dataset.sizes["train"], key)
+
     def train(self, ticket: Ticket, keep: Iterable[int] = ()) -> Trained:
         """The ticket, trained; cached. `keep` names the steps whose full state will be needed."""
         return self._trainings.train(ticket, keep)
@@ -293,7 +297,8 @@ class Lab:
     def stages(self, round: Round) -> dict[str, str]:
         """The stages that a round came from: what they are -> key."""
         score = self._masks.keys.get(round.mask.digest)
-        return {"train": round.trained.key, **({"score": score} if score else {}), **self.measured}
+        way = {f"train on the way {number}": key for number, key in enumerate(round.way, 1)}
+        return {"train": round.trained.key, **({"score": score} if score else {}), **way, **self.measured}
 
     # -- controls ---------------------------------------------------------------------------------------------------
 
@@ -313,4 +318,4 @@ class Lab:
         else:  # a random mask of the same layer counts and a shuffled one: one draw, from streams of their own
             mask = shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy))
             ticket = replace(ticket, mask=mask)
-        return Round(of.index, ticket, self.train(ticket), kind, copy)
+        return Round(of.index, ticket, self.train(ticket), kind, copy, of.rewound)

@@ -12,13 +12,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Round:
-    """A ticket and the network trained from it. Round 0 is dense; a control shares its ticket's index."""
+    """A ticket and the network trained from it. Round 0 is dense; a control shares its ticket's index.
+
+    rewound: the rewind point, where a study has several (None: the configuration's)
+    way:     keys of the trainings that led here and are no rounds
+    """
 
     index: int
     ticket: Ticket
     trained: Trained
     control: str | None = None
     copy: int = 0
+    rewound: int | None = None
+    way: tuple[str, ...] = ()
 
     @property
     def mask(self) -> Mask:

@@ -48,12 +48,12 @@ class Recipe:
             order_seed=config.seeds.order,
         )
 
-    def rewind_step(self, text: str, train_size: int) -> int:
-        """The step that `rewind.to` names. Raises ConfigError past the end of the dense training."""
+    def rewind_step(self, text: str, train_size: int, key: str = "rewind.to") -> int:
+        """The step that a rewind point names. Raises ConfigError past the end of the dense training."""
         full, rest = divmod(train_size, self.batch_size)
-        step = Duration.parse(text, "rewind.to").resolve(full + (rest > 0 and not self.drop_last))
+        step = Duration.parse(text, key).resolve(full + (rest > 0 and not self.drop_last))
         if step > self.total:
-            raise ConfigError.of("rewind.to", text, f"a step of the dense training, at most its {self.total} steps")
+            raise ConfigError.of(key, text, f"a step of the dense training, at most its {self.total} steps")
         return step
 
     def inputs(self) -> dict[str, Any]:

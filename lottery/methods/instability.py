@@ -1,0 +1,70 @@
+"""The instability analysis (Frankle et al. 2020): from which step of the dense run on do tickets train stably?
+
+For each rewind point: prune iteratively, rewinding to it, and measure what copies of the tickets (and of the dense
+network) trained from there have to do with each other. What is measured, the probes say (`probes=connectivity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lottery.errors import ConfigError
+from lottery.methods.imp import IMP
+from lottery.stages.round import Round
+
+if TYPE_CHECKING:
+    from lottery.stages.lab import Lab
+
+
+@dataclass
+class Instability:
+    """IMP rewound to each of `points`; its tickets are rounds after so many prunings as `measured` says."""
+
+    points: list[str] = field(default_factory=lambda: ["0it"])
+    measured: list[int] = field(default_factory=lambda: [10])  # 0: the dense network, trained from the rewind point
+    rate: float = 0.2
+    rates: dict[str, float] = field(default_factory=dict)
+    scope: str = "global"
+    count: str = "exact"
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise ConfigError.of("method.points", self.points, 'at least one step, such as ["0it","500it"]')
+        if not self.measured or min(self.measured) < 0:
+            raise ConfigError.of("method.measured", self.measured, "at least one number of prunings ≥ 0")
+        self._imp()
+
+    def _imp(self) -> IMP:
+        """What prunes. ConfigError for options that it does not take."""
+        return IMP(max(self.measured), self.rate, self.rates, self.scope, self.count)
+
+    def check(self, lab: Lab) -> None:
+        """Raise ConfigError for points past the end of the training, and for what IMP would refuse."""
+        self.steps(lab)
+        self._imp().check(lab)
+
+    def steps(self, lab: Lab) -> list[int]:
+        """The rewind points as steps, ascending."""
+        return sorted({lab.step(point, "method.points") for point in self.points})
+
+    def __call__(self, lab: Lab) -> Iterator[Round]:
+        """Round 0 is the dense network; then for each point, from the earliest on, a round for each number measured."""
+        points, imp, index = self.steps(lab), self._imp(), 0
+        dense = lab.train(lab.initial, keep=points)
+        yield Round(0, lab.initial, dense)
+        for point in points:
+            rewind, mask, trained, way = lab.rewind.to(point), lab.initial.mask, dense, list[str]()
+            if 0 in self.measured:
+                index, ticket = index + 1, rewind.ticket(dense, dense, mask)
+                yield Round(index, ticket, lab.train(ticket), rewound=point)
+            for k in range(1, max(self.measured) + 1):
+                scores = lab.scores(trained.state, mask)
+                mask = lab.prune(mask, scores, imp.rate, rates=imp.rates, scope=imp.scope, count=imp.count)
+                ticket = rewind.ticket(dense, trained, mask)
+                trained = lab.train(ticket)
+                if k in self.measured:
+                    index += 1
+                    yield Round(index, ticket, trained, rewound=point, way=tuple(way))
+                way.append(trained.key)
