@@ -73,7 +73,7 @@ class Lab:
         self.history: list[Round] = []  # the tickets so far, round 0 first; the study adds them
         self.on_copy: Callable[[int, Trained | None], None] = lambda number, trained: None  # before, and after
         self.reused: list[dict[str, str]] = []  # environments of the masks and figures that were found since then
-        self.measured: dict[str, str] = {}  # the evaluate stages consulted since the last record: name -> key
+        self.measured: dict[str, str] = {}  # the stages that probes used since the last record: name -> key
         self._model_inputs = {k: v for k, v in config.model.items() if k not in ORIGIN_OPTIONS}
         self._data_inputs = self._read_of_data()
         self._trainings = TrainStages(

@@ -25,7 +25,7 @@ from lottery.pruning.scoring import Criterion, Scoring
 from lottery.seeding import derive
 from lottery.stages.lease import Lease
 from lottery.stages.store import Stage, Store, recorded_environment
-from lottery.state import StateRef, load_state, save_state
+from lottery.state import StateRef, save_state, state_digest
 from lottery.ticket import Mask
 
 LOG = logging.getLogger("lottery")
@@ -96,14 +96,17 @@ class MaskStages:
 
             def compute(lease: Lease) -> None:
                 lease.check()
-                save_state({name: scores[name].cpu() for name in mask}, _path(stage, "scores"))
-                write_json(stage.folder / "result.json", {"seconds": monotonic() - began})
+                kept = {name: scores[name].detach().cpu() for name in mask}
+                save_state(kept, _path(stage, "scores"))
+                facts = {"scores_digest": state_digest(kept), "seconds": monotonic() - began}
+                write_json(stage.folder / "result.json", facts)
                 stage.finish()
 
             self.store.finished(stage, compute, **self.facts())
         else:
             self.on_reuse(recorded_environment(stage.folder))
-        self._kept_scores = load_state(_path(stage, "scores")), stage.key
+        stored = StateRef.file(_path(stage, "scores"), stage.result()["scores_digest"])
+        self._kept_scores = stored.tensors(), stage.key
         return self._kept_scores[0]
 
     def scored(

@@ -16,7 +16,7 @@ from torch import Tensor
 from training_tools import SMALL, Start, assert_pruned_are_zero, assert_same_bits
 
 from lottery.compose import composed
-from lottery.errors import Interrupted
+from lottery.errors import Interrupted, LotteryError
 from lottery.methods.imp import IMP
 from lottery.methods.pai import PruningAtInit
 from lottery.methods.random import RandomPruning
@@ -210,6 +210,12 @@ def test_scores_that_looked_at_the_network_are_kept(make_lab: MakeLab, monkeypat
             monkeypatch.setattr(type(lab._masks), "scored", lambda *_: pytest.fail("scored again"))
     assert masks[0] == masks[1]
     monkeypatch.undo()
+    path = lab.store.root / "score" / lab.stages(ticket)["score"] / "scores.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(LotteryError, match="changed or damaged"):
+        list(IMP(rounds=1, rate=0.3)(make_lab("criterion=snip", "criterion.per_class=1")))
     lab = make_lab(runs="magnitude")
     *_, ticket = IMP(rounds=1, rate=0.3)(lab)
     assert "score" not in lab.stages(ticket)
