@@ -150,8 +150,8 @@ def test_a_study_with_everything(configure: Callable[..., DictConfig]) -> None:
     names |= {f"accuracy_{kind}" for kind in CORRUPTIONS} | {"l2_from_start", "angle_from_start", "sign_changes"}
     for row in rows:
         measured = {name.removeprefix("probe/"): value for name, value in row.items() if name.startswith("probe/")}
-        assert set(measured) - {"mask_iou_previous", "mask_iou_chance"} == names
-        assert all(isinstance(value, float) for value in measured.values())
+        assert names <= set(measured)
+        assert all(isinstance(measured[name], float) for name in names)
     assert read_rounds(study.folder.path) == rows
     store = Path(cfg.paths.store) / "evaluate"
     assert len(list(store.glob("*/DONE"))) == 3 * 5
