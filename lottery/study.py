@@ -247,6 +247,8 @@ def finite(figure: Any) -> Any:
     """A probe's figure as JSON has it: what is infinite or undefined is null."""
     if isinstance(figure, dict):
         return {name: finite(value) for name, value in figure.items()}
+    if isinstance(figure, list):
+        return [finite(value) for value in figure]
     return None if isinstance(figure, float) and not math.isfinite(figure) else figure
 
 

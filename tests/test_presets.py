@@ -37,6 +37,7 @@ TRAIN, TEST = 80, 20  # images of the made-up data sets
 POINTS = ["method.points=[0it,1it]", "method.measured=[0,1]", "probes.connectivity.points=2"]
 FURTHER: dict[str, list[str]] = {
     "synflow": ["method.steps=3"], "instability_lenet": POINTS, "instability_resnet20": POINTS,
+    "three_regimes": ["method.stops=[1it]", "method.densities=[0.5]", "probes.connectivity.points=2"],
 }  # fmt: skip
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from lottery.analysis.masks import PackedMask, read_mask, read_state
 from lottery.analysis.read import read_config, read_rounds
-from lottery.analysis.style import canvas, percent, title
+from lottery.analysis.stability import draw_overlap
+from lottery.analysis.style import percent, title
 from lottery.arguments import CommandParser
 from lottery.errors import ConfigError, LotteryError
 from lottery.files import write_atomic
@@ -241,36 +242,8 @@ def write_csv(pairs: Sequence[Pair], path: Path) -> None:
 
 
 def draw(entries: Sequence[Entry], pairs: Sequence[Pair], path: Path) -> None:
-    """A heat map of IoU; in each cell its value, and below it what chance would give."""
-    n = len(entries)
-    shared = {(pair.one.run, pair.other.run): pair.overlap for pair in pairs}
-    grid = np.full((n, n), np.nan)
-    top = max(pair.overlap.iou for pair in pairs)
-    labels = [entry.words for entry in entries]
-    heading = (
-        f"{title(entries[0].config).partition(', ')[0]}: overlap of masks at {percent(entries[0].row['density'])} %"
-    )
-    with canvas(path, heading, height=2.2 + 0.45 * n) as figure:
-        axes = figure.add_subplot()
-        for i, one in enumerate(entries):
-            for j, other in enumerate(entries):
-                found = shared.get((one.run, other.run)) or shared.get((other.run, one.run))
-                if found is None:
-                    continue
-                grid[i, j] = found.iou
-                text = f"{found.iou:.2f}\n({found.iou_chance:.2f})" if n <= 12 else f"{found.iou:.2f}"
-                axes.text(
-                    j,
-                    i,
-                    text,
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="black" if found.iou > 0.55 * top else "white",
-                )
-        image = axes.imshow(np.ma.masked_invalid(grid), cmap="viridis", vmin=0, vmax=top, aspect="auto")
-        axes.set_xticks(range(n), labels, rotation=30, ha="right")
-        axes.set_yticks(range(n), labels)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        figure.colorbar(image, ax=axes, label="IoU (in brackets: by chance)" if n <= 12 else "IoU")
+    """The heat map of every two runs."""
+    places = {entry.run: place for place, entry in enumerate(entries)}
+    shared = {(places[pair.one.run], places[pair.other.run]): pair.overlap for pair in pairs}
+    subject, density = title(entries[0].config).partition(", ")[0], percent(entries[0].row["density"])
+    draw_overlap([entry.words for entry in entries], shared, f"{subject}: overlap of masks at {density} %", path)

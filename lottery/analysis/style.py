@@ -202,6 +202,8 @@ def _method(config: dict[str, Any]) -> str:
     kind = _target(method)
     if kind == "RandomPruning":
         return f"random, {ALLOCATIONS.get(_target(method.get('allocation')), 'own allocation')}"
+    if kind == "Regimes":
+        return "three regimes"
     if kind == "Instability":
         return "IMP from several rewind points"
     if kind == "PruningAtInit":

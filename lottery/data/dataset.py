@@ -65,10 +65,11 @@ class Dataset(Protocol):
     def stream(self, batch_size: int, seed: int, drop_last: bool = False, share: Share = WHOLE) -> Stream:
         """The training batches of `seeds.order = seed`, or a share of each. ConfigError where no batch fits."""
 
-    def batches(self, split: str, size: int, share: Share = WHOLE) -> Iterator[Batch]:
+    def batches(self, split: str, size: int, share: Share = WHOLE, limit: int | None = None) -> Iterator[Batch]:
         """All images of "train", "validation" or "test" once, in a fixed order, without augmentation.
 
-        With a share, every so many-th of these batches; there may be none.
+        With a share, every so many-th of these batches; there may be none. With a `limit`, a fixed random choice of
+        that many of the images.
         """
 
     def sample(self, per_class: int, seed: int, key: str = "criterion.per_class") -> Batch:

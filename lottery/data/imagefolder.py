@@ -180,8 +180,9 @@ class FolderDataset:
     def stream(self, batch_size: int, seed: int, drop_last: bool = False, share: Share = WHOLE) -> FolderStream:
         return FolderStream(self, Order(self.sizes["train"], batch_size, seed, drop_last, share))
 
-    def batches(self, split: str, size: int, share: Share = WHOLE) -> Iterator[Batch]:
-        whole = _pieces(range(len(self.splits[split])), size)
+    def batches(self, split: str, size: int, share: Share = WHOLE, limit: int | None = None) -> Iterator[Batch]:
+        count = len(self.splits[split])
+        whole = _pieces(range(count) if limit is None else subset(count, limit, split).tolist(), size)
         return self.read(split, islice(whole, share.rank, None, share.of))
 
     @property

@@ -122,8 +122,12 @@ class TensorDataset:
     def stream(self, batch_size: int, seed: int, drop_last: bool = False, share: Share = WHOLE) -> TensorStream:
         return TensorStream(self, Order(self.sizes["train"], batch_size, seed, drop_last, share))
 
-    def batches(self, split: str, size: int, share: Share = WHOLE) -> Iterator[Batch]:
-        return _batches(self.splits[split], size, self.scale, share)
+    def batches(self, split: str, size: int, share: Share = WHOLE, limit: int | None = None) -> Iterator[Batch]:
+        images, labels = self.splits[split]
+        if limit is not None:
+            chosen = subset(len(labels), limit, split)
+            images, labels = _take(images, chosen), _take(labels, chosen)
+        return _batches((images, labels), size, self.scale, share)
 
     @property
     def class_sizes(self) -> list[int]:

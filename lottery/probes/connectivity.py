@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lottery.errors import ConfigError
 from lottery.probes.copies import check_copies
+from lottery.probes.images import check_limit
 from lottery.stability.batchnorm import recomputed
 from lottery.stability.connectivity import Curve, Score, along
 from lottery.stability.evaluation import scores, states_at_once
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from lottery.state import StateRef
 
 VERSION = 1
-BETWEEN, SPLITS, BN = ("copies", "previous"), ("train", "validation", "test"), ("interpolate", "recompute")
+BETWEEN, SPLITS, BN = ("copies", "previous", "path"), ("train", "validation", "test"), ("interpolate", "recompute")
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,17 @@ class Connectivity:
     """`lmc_error_SPLIT`, `lmc_loss_SPLIT`: the barrier, i.e. the highest error (in [0, 1]) or loss on the line less the
     mean of its ends; the mean over all pairs, and with `_max` the largest of them.
 
-    between: "copies" of the round in different data orders, or this round and the "previous" one
+    between: "copies" of the round in different data orders, this round and the "previous" one, or the "path" over all
+             tickets so far, of which the barrier is that of its highest line
     copies:  how many trainings, the round's own included
     points:  on each line, both ends included
     splits:  on which images
     bn:      "interpolate" takes running statistics along the line, "recompute" estimates them anew at every point from
              the training images; barriers of the two are not to be compared
+    limit:   how many images of each split, a fixed random choice; None for all
     rounds:  measured only in these; [] = in all
-    The curves are in the `evaluate` stage's result.json.
+    Beside the barriers stands how they were measured: `lmc_points`, `lmc_bn_recomputed` (0 or 1), `lmc_copies`, and
+    `lmc_images_SPLIT`. `lmc_curve_SPLIT` is the error along the line, the mean over the pairs.
     """
 
     between: str = "copies"
@@ -47,6 +52,7 @@ class Connectivity:
     points: int = 30
     splits: list[str] = field(default_factory=lambda: ["test"])
     bn: str = "interpolate"
+    limit: int | None = None
     rounds: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,6 +64,7 @@ class Connectivity:
         if self.points < 2:
             raise ConfigError.of("points", self.points, "a number ≥ 2, both ends included")
         check_copies("connectivity", self.copies)
+        check_limit(self.limit)
 
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for a split without images."""
@@ -68,21 +75,31 @@ class Connectivity:
     def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
         if self.rounds and round.index not in self.rounds:
             return {}
-        if self.between == "copies":
-            ends = [trained.state for trained in lab.copies(round.ticket, self.copies)]
-        elif previous is not None:
-            ends = [previous.trained.state, round.trained.state]
-        else:
+        ends = self.ends(round, previous, lab)
+        if len(ends) < 2:
             return {}
         name = "lmc" if self.between == "copies" else f"lmc_{self.between}"
-        figures: dict[str, Any] = {}
+        figures: dict[str, Any] = {f"{name}_points": self.points, f"{name}_bn_recomputed": int(self.bn == "recompute")}
+        figures |= {f"{name}_copies": self.copies} if self.between == "copies" else {}
         for split in self.splits:
             curves = self.curves(ends, split, lab)
             for what in ("error", "loss"):
                 barriers = [barrier for curve in curves for barrier in getattr(curve, f"{what}_barriers")]
-                figures[f"{name}_{what}_{split}"] = fmean(barriers)
+                figures[f"{name}_{what}_{split}"] = max(barriers) if self.between == "path" else fmean(barriers)
                 figures[f"{name}_{what}_{split}_max"] = max(barriers)
+            figures[f"{name}_images_{split}"] = min(self.limit or sys.maxsize, lab.dataset.sizes[split])
+            figures[f"{name}_curve_{split}"] = [
+                fmean(errors) for errors in zip(*(c.error for c in curves), strict=True)
+            ]
         return figures
+
+    def ends(self, round: Round, previous: Round | None, lab: Lab) -> list[StateRef]:
+        """The trained networks that are joined; fewer than two where there is nothing to join."""
+        if self.between == "copies":
+            return [trained.state for trained in lab.copies(round.ticket, self.copies)]
+        if self.between == "previous":
+            return [previous.trained.state, round.trained.state] if previous is not None else []
+        return [*(known.trained.state for known in lab.history if known is not round), round.trained.state]
 
     def curves(self, ends: Sequence[StateRef], split: str, lab: Lab) -> list[Curve]:
         """The curve of every pair of ends, measured once."""
@@ -98,7 +115,7 @@ class Connectivity:
                     self.bn,  # type: ignore[arg-type]
                     at_once,
                 )
-                for pair in combinations(states, 2)
+                for pair in ([states] if self.between == "path" else combinations(states, 2))
             ]
             return {"loss": [curve.loss for curve in found], "error": [curve.error for curve in found]}
 
@@ -108,12 +125,14 @@ class Connectivity:
             "points": self.points,
             "split": split,
             "bn": self.bn,
+            "limit": self.limit,
             **({"batch_size": lab.config.train.eval_batch_size} if self.bn == "recompute" else {}),
         }
         found = lab.evaluated(f"connectivity {self.between} {split}", inputs, compute)
-        positions = [k / (self.points - 1) for k in range(self.points)]
-        pairs = zip(found["loss"], found["error"], strict=True)
-        return [Curve(positions, loss, error, self.points, self.bn) for loss, error in pairs]  # type: ignore[arg-type]
+        return [
+            Curve([k / (self.points - 1) for k in range(len(loss))], loss, error, self.points, self.bn)  # type: ignore[arg-type]
+            for loss, error in zip(found["loss"], found["error"], strict=True)
+        ]
 
     def measure(self, network: nn.Module, states: Sequence[State], split: str, lab: Lab) -> list[Score]:
         """Loss and error of several states in one pass over the split."""
@@ -123,4 +142,4 @@ class Connectivity:
                 recomputed(network, state, (images for images, _ in lab.watched(lab.data.batches("train", size))))
                 for state in states
             ]
-        return scores(network, states, lab.watched(lab.data.batches(split, size)))
+        return scores(network, states, lab.watched(lab.data.batches(split, size, limit=self.limit)))

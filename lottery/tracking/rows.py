@@ -37,12 +37,12 @@ def round_row(row: Row) -> dict[str, float]:
 
 
 def probe_figures(row: Row) -> dict[str, float | None]:
-    """What the probes measured: probe/NAME, or probe/NAME/LAYER where there is a figure for each layer."""
+    """What the probes measured: probe/NAME, or probe/NAME/LAYER where there is a figure for each layer; no curves."""
     found: dict[str, float | None] = {}
     for name, value in row.items():
         if name.startswith("probe/"):
             found |= {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-    return found
+    return {name: value for name, value in found.items() if not isinstance(value, list)}
 
 
 def curve_rows(row: Row, curve: list[list[Any]], start: int) -> list[dict[str, float]]:

@@ -58,7 +58,11 @@ def test_a_copy_in_the_studys_own_order_is_at_distance_zero(make_lab: MakeLab) -
     round = Round(0, lab.initial, same)
     lab.copies = lambda ticket, count: [same] * count  # type: ignore[method-assign]
     assert DataOrder()(round, None, lab) == {"l2_order": 0.0, "angle_order": 0.0}
-    barriers = Connectivity(points=5, splits=["train", "test"])(round, None, lab)
+    figures = Connectivity(points=5, splits=["train", "test"])(round, None, lab)
+    assert (figures["lmc_points"], figures["lmc_copies"], figures["lmc_bn_recomputed"]) == (5, 2, 0)
+    assert figures["lmc_images_train"] == lab.dataset.sizes["train"]
+    assert len(set(figures["lmc_curve_test"])) == 1
+    barriers = {name: value for name, value in figures.items() if name.startswith(("lmc_error", "lmc_loss"))}
     assert barriers == pytest.approx(dict.fromkeys(barriers, 0.0), abs=1e-6)
     assert {
         f"lmc_{what}_{split}{end}" for what in ("error", "loss") for split in ("train", "test") for end in ("", "_max")
@@ -115,9 +119,26 @@ def test_between_rounds(make_lab: MakeLab) -> None:
     dense, ticket = rounds_of(lab)
     probe = Connectivity(between="previous", points=3)
     assert probe(dense, None, lab) == {}
-    assert set(probe(ticket, dense, lab)) == {
-        f"lmc_previous_{w}_test{e}" for w in ("error", "loss") for e in ("", "_max")
-    }
+    assert len(probe(ticket, dense, lab)["lmc_previous_curve_test"]) == 3
+    assert probe(ticket, dense, lab)["lmc_previous_error_test"] >= 0
+
+
+def test_along_a_path_of_all_tickets(make_lab: MakeLab) -> None:
+    """The highest barrier of its lines, each of which is that between two rounds."""
+    lab = make_lab()
+    dense, first, second = rounds_of(lab, 2)
+    path = Connectivity(between="path", points=3)(second, first, lab)
+    lines = [Connectivity(between="previous", points=3)(r, p, lab) for r, p in ((first, dense), (second, first))]
+    assert path["lmc_path_loss_test"] == pytest.approx(max(line["lmc_previous_loss_test"] for line in lines))
+    assert len(path["lmc_path_curve_test"]) == 5
+
+
+def test_fewer_images_are_others_and_are_reported(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    *_, ticket = rounds_of(lab)
+    few = Connectivity(points=3, limit=50)(ticket, None, lab)
+    assert few["lmc_images_test"] == 50
+    assert few["lmc_loss_test"] != Connectivity(points=3)(ticket, None, lab)["lmc_loss_test"]
 
 
 # -- features and curvature -------------------------------------------------------------------------------------------
@@ -157,6 +178,7 @@ def test_every_probe_in_a_study_with_controls(tmp_path: Path, starts: list[Start
     """Figures are JSON; copies are named in rounds/*.json, so that gc keeps them; a second run trains nothing."""
     study = Study(small(tmp_path, "controls.random=1", "method.rounds=1"))
     rows = study.run()
+    assert (study.folder.path / "figures" / "lmc.png").exists()
     assert len(starts) == study.trainings() + 1 == 7, "three, each twice, and the unpruned one (rewind.to=7it)"
     wanted = {"mask_hamming_previous", "mask_iou_magnitude", "density_effective", "pq_layers", "l2_from_dense"}
     wanted |= {"l2_order", "angle_pruning", "lmc_error_train", "lmc_loss_test_max", "cka_dense", "hessian_trace", "ece"}
@@ -199,6 +221,7 @@ def test_copies_only_in_the_rounds_that_are_asked_for(tmp_path: Path, starts: li
         (["probes=connectivity", "probes.connectivity.copies=1"], "probes.connectivity.copies: got 1"),
         (["probes=connectivity", "probes.connectivity.bn=none"], "probes.connectivity.bn: got 'none', expected one of"),
         (["probes=connectivity", "probes.connectivity.points=1"], "probes.connectivity.points: got 1"),
+        (["probes=connectivity", "probes.connectivity.limit=0"], "probes.connectivity.limit: got 0"),
         (["probes=connectivity", "probes.connectivity.splits=[val]"], "probes.connectivity.splits: got 'val'"),
         (
             ["probes=connectivity", "probes.connectivity.splits=[validation]", "data.validation=0"],
