@@ -20,6 +20,7 @@ from lottery.models.build import check_fit
 from lottery.parts import made
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
+from lottery.stages.search import Searched
 from lottery.stages.store import environment
 from lottery.stages.trained import Trained
 from lottery.ticket import weights_digest
@@ -167,12 +168,18 @@ class Study:
         self.note_environments([*([round.trained.environment()] if round.trained.cached else []), *lab.reused])
         lab.reused.clear()
         self.warn_collapsed(row["collapsed_layers"])
+        if round.search is not None:
+            row |= self.searched(round.search)
+            self.folder.add_search(row, round.search)
+            if round.search.cached:
+                lab.reused.append(round.search.environment())
         parent = previous.mask.digest if previous is not None else None
         return self.folder.add(row, self.details(round, parent, lab), round.mask, parent)
 
     def row(self, round: Round, lab: Lab) -> Row:
         """A line of rounds.jsonl (design, 4.2)."""
         mask, result = round.mask, round.trained.result
+        searched = round.search.result["seconds"] if round.search else 0.0
         unprunable = lab.total_weights - mask.size
         return {
             "round": round.index,
@@ -187,10 +194,20 @@ class Study:
             "step_rewind": (lab.rewind.step if round.rewound is None else round.rewound) if round.index else 0,
             "steps": result["steps"],
             **{name: result[name] for name in SCORES},
-            "seconds": float(f"{result['seconds']:.3f}"),
+            "seconds": float(f"{result['seconds'] + searched:.3f}"),
             "cached": round.trained.cached,
             "mask_digest": mask.digest,
             "weights_digest": weights_digest(round.trained.state.tensors(), mask),
+        }
+
+    @staticmethod
+    def searched(search: Searched) -> Row:
+        """What the search of a round took: its steps, the batches it used, and its time."""
+        result = search.result
+        return {
+            "search_steps": result["steps"],
+            "search_batches": result["batches"],
+            "search_seconds": float(f"{result['seconds']:.3f}"),
         }
 
     def details(self, round: Round, parent: str | None, lab: Lab) -> dict[str, Any]:

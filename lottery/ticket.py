@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.numpy
@@ -17,6 +18,9 @@ from torch import Tensor
 from lottery.errors import LotteryError
 from lottery.files import replacing
 from lottery.state import State, StateRef, digest_of, load_state, reading, save_state, state_digest
+
+if TYPE_CHECKING:
+    from lottery.training.recipe import Recipe
 
 __all__ = ["Mask", "State", "StateRef", "Ticket", "load_state", "read_metadata", "save_state", "state_digest"]
 __all__ += ["weights_digest"]
@@ -223,6 +227,8 @@ class Ticket:
     hold_lr:    stay at the schedule's final learning rate (fine-tuning)
     optimizer:  optimizer state to start from; None = fresh
     order_seed: of the data order, augmentation and dropout noise; None = the recipe's (a copy has one of its own)
+    recipe:     how to train; None = as the study's configuration says (tuning after a search has one of its own)
+    silent:     keep the normalisation of removed filters at zero too, so that they give nothing at all
     """
 
     mask: Mask
@@ -233,6 +239,8 @@ class Ticket:
     hold_lr: bool = False
     optimizer: StateRef | None = None
     order_seed: int | None = None
+    recipe: Recipe | None = None
+    silent: bool = False
 
     def __post_init__(self) -> None:
         for name in ("step", "order_step", "steps"):

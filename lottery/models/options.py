@@ -50,6 +50,12 @@ class ResNet(_Normalised):
 
 
 @dataclass
+class ResNet18(_Normalised):
+    _target_: str = "lottery.models.resnet.resnet18"
+    width: int = 64  # channels of the first stage; each next one has twice as many
+
+
+@dataclass
 class VGG(_Normalised):
     _target_: str = "lottery.models.vgg.vgg"
     depth: int = 16  # 11, 13, 16, 19
@@ -87,6 +93,7 @@ SCHEMAS: dict[str, type] = {
     "mlp": MLP,
     "conv": Conv,
     "resnet": ResNet,
+    "resnet18": ResNet18,
     "vgg": VGG,
     "wide_resnet": WideResNet,
     "timm": Timm,

@@ -1,6 +1,11 @@
-"""The CIFAR residual networks of He et al. 2016, section 4.2: ResNet-20, 32, 44, 56, 110 and narrower or wider ones."""
+"""The CIFAR residual networks of He et al. 2016, section 4.2: ResNet-20, 32, 44, 56, 110 and narrower or wider ones.
+
+And ResNet-18, made for ImageNet, with the stem that the field gives it on small images.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,18 +60,18 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`conv1`, three `stages` of blocks with width, 2 width and 4 width channels, global average pooling, `fc`."""
+    """`conv1`, `stages` of so many blocks with width, 2 width, 4 width ... channels, global average pooling, `fc`."""
 
-    def __init__(self, channels: int, classes: int, blocks: int, width: int, shortcut: str) -> None:
+    def __init__(self, channels: int, classes: int, blocks: Sequence[int], width: int, shortcut: str) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         stages = []
         inputs = width
-        for stage in range(3):
+        for stage, number in enumerate(blocks):
             outputs = width * 2**stage
             first = Block(inputs, outputs, 1 if stage == 0 else 2, shortcut)
-            stages.append(nn.Sequential(first, *(Block(outputs, outputs, 1, shortcut) for _ in range(blocks - 1))))
+            stages.append(nn.Sequential(first, *(Block(outputs, outputs, 1, shortcut) for _ in range(number - 1))))
             inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.fc = nn.Linear(inputs, classes)
@@ -88,4 +93,15 @@ def resnet(
     positive("model.width", width)
     one_of("model.shortcut", shortcut, ("projection", "pad"))
     channels, _, _ = image_shape(shape, f"ResNet-{depth}")
-    return ResNet(channels, classes, blocks, width, shortcut)
+    return ResNet(channels, classes, [blocks] * 3, width, shortcut)
+
+
+def resnet18(*, shape: tuple[int, ...], classes: int, width: int = 64) -> ResNet:
+    """ResNet-18 for small images: a 3x3 first convolution, no pooling after it. [N, C, H, W] -> [N, classes] logits.
+
+    Four stages of two blocks with projections: 11,164,352 convolution and linear weights on 3-channel images and 10
+    classes.
+    """
+    positive("model.width", width)
+    channels, _, _ = image_shape(shape, "ResNet-18")
+    return ResNet(channels, classes, [2] * 4, width, "projection")

@@ -18,16 +18,19 @@ from lottery.config import Config
 from lottery.data.dataset import Batch, Dataset
 from lottery.data.load import load
 from lottery.data.options import Data
-from lottery.errors import Interrupted
+from lottery.errors import ConfigError, Interrupted
+from lottery.methods.phases import Phase, Tuning
 from lottery.models.build import build
 from lottery.parts import made, own_code
 from lottery.pruning.allocations import drawn
 from lottery.pruning.controls import shuffled
 from lottery.pruning.prunable import all_weights, prunable, weight_shapes
+from lottery.pruning.scoring import Criterion
 from lottery.seeding import derive
 from lottery.stages.evaluate import evaluated
 from lottery.stages.masks import MaskStages
 from lottery.stages.round import Round
+from lottery.stages.search import Searched, searched
 from lottery.stages.store import Store
 from lottery.stages.train import Trained, TrainStages
 from lottery.state import State, StateRef
@@ -35,6 +38,7 @@ from lottery.ticket import Mask, Ticket, read_metadata
 from lottery.training.parallel import Ranks
 from lottery.training.recipe import Recipe
 from lottery.training.rewind import RewindPolicy
+from lottery.training.search import Search
 from lottery.training.signals import StopFlag
 
 LOG = logging.getLogger("lottery")
@@ -140,7 +144,7 @@ class Lab:
 
     def check(self) -> None:
         """Raise ConfigError for what can be known only with network and data, before anything is computed."""
-        self._masks.check_criterion(self._masks.criterion, "criterion", self.initial.mask)
+        self.check_criterion(self._masks.criterion, "criterion")
 
     # -- what methods are made of -----------------------------------------------------------------------------------
 
@@ -151,6 +155,56 @@ class Lab:
     def train(self, ticket: Ticket, keep: Iterable[int] = ()) -> Trained:
         """The ticket, trained; cached. `keep` names the steps whose full state will be needed."""
         return self._trainings.train(ticket, keep)
+
+    @property
+    def untrained(self) -> Ticket:
+        """The dense network as it starts, with nothing to train: its "training" only measures it."""
+        return replace(self.initial, steps=0)
+
+    def duration(self, text: str, key: str) -> int:
+        """A time such as "500it" or "2ep" in steps of the study's batches. ConfigError, naming `key`, if it is none."""
+        return self.recipe.duration(text, self.dataset.sizes["train"], key)
+
+    def every(self, text: str | None, key: str) -> int | None:
+        """Likewise, longer than zero; None for None."""
+        if text is None:
+            return None
+        steps = self.duration(text, key)
+        if steps < 1:
+            raise ConfigError.of(key, text, "a time longer than zero, or null")
+        return steps
+
+    def check_search(self, search: Search, tune: Tuning) -> None:
+        """Raise ConfigError for a search that the layers do not allow, and for controls where nothing is retrained."""
+        if not self.ranks.alone:
+            raise ConfigError.of("trainer.devices", self.config.trainer.devices, "1: a search runs on one device")
+        search.check(self.initial.mask.shapes)
+        wanted = [f"controls.{kind}" for kind, count in vars(self.config.controls).items() if count]
+        if wanted and not self.duration(tune.steps, "method.tune.steps"):
+            raise ConfigError(
+                f"{wanted[0]}: controls are retrained as the ticket is, and method.tune.steps=0it is none"
+            )
+
+    def searched(self, state: StateRef, steps: str, search: Search, weights: Phase | None = None) -> Searched:
+        """The mask that a search of so many steps finds in the network of this state, cached.
+
+        `weights` is what trains these meanwhile; None: they are frozen.
+        """
+        if self.stop:
+            raise Interrupted(self.stop.signum or 0, "before a mask was searched for")
+        total = self.duration(steps, "method.steps")
+        optim, rate = (weights.optim(), weights.rate(total)) if weights else (search.optim, search.lr)
+        recipe = replace(self.recipe, total=total, optim=optim, lr=rate)
+        full = Mask.ones(self.initial.mask.shapes)
+        return searched(self._trainings, Ticket(full, state, 0, 0, total, recipe=recipe), search)
+
+    def tuned(self, index: int, found: Searched, tune: Tuning) -> Round:
+        """The round of a mask that was found: its kept weights tuned from where the search left them, if at all."""
+        steps = self.duration(tune.steps, "method.tune.steps")
+        recipe = replace(self.recipe, total=steps, optim=tune.optim(), lr=tune.rate(steps)) if steps else None
+        silent = found.result["silent"]
+        ticket = Ticket(found.mask, found.state, 0, found.result["batches"], steps, recipe=recipe, silent=silent)
+        return Round(index, ticket, self.train(ticket), search=found)
 
     def follow(self) -> None:
         """On any rank but the first: train along whenever rank 0 trains."""
@@ -202,13 +256,14 @@ class Lab:
         """In how many steps the criterion's authors prune."""
         return self._masks.steps
 
-    def counts(self, allocation: Any, density: float) -> dict[str, int]:
+    def counts(self, allocation: Any, density: float, state: StateRef | None = None) -> dict[str, int]:
         """How many weights an allocation (its node in the configuration) leaves each layer of the dense network.
 
-        They add up to round(density * prunable). ConfigError where that is impossible.
+        The network is in its initial state, or in the one given. The counts add up to round(density * prunable).
+        ConfigError where that is impossible.
         """
         function = made(allocation, "method.allocation")
-        return self._masks.counts(function, density, self.initial.mask, self.initial.state)
+        return self._masks.counts(function, density, self.initial.mask, state or self.initial.state)
 
     def check_counts(self, allocation: Any, density: float) -> None:
         """Raise ConfigError where `counts` would, as far as that can be known without scoring weights."""
@@ -232,6 +287,14 @@ class Lab:
         start = {"state": self.initial.state.digest, "mask": self.initial.mask.digest}
         search_inputs = {"method": method["_target_"], **inputs, "own code": code}
         return self._masks.found(search, {**start, "search": search_inputs})
+
+    def scored_by(self, criterion: Criterion, state: StateRef, mask: Mask) -> dict[str, torch.Tensor]:
+        """The scores of any other criterion, computed now."""
+        return self._masks.scored(state, mask, criterion)
+
+    def check_criterion(self, criterion: Criterion, key: str) -> None:
+        """Raise ConfigError, naming `key`, where a criterion refuses its options or the data are too few for it."""
+        self._masks.check_criterion(criterion, key, self.initial.mask)
 
     # -- what probes are made of ------------------------------------------------------------------------------------
 
@@ -298,6 +361,8 @@ class Lab:
         """The stages that a round came from: what they are -> key."""
         score = self._masks.keys.get(round.mask.digest)
         way = {f"train on the way {number}": key for number, key in enumerate(round.way, 1)}
+        if round.search is not None:
+            way["search"] = round.search.key
         return {"train": round.trained.key, **({"score": score} if score else {}), **way, **self.measured}
 
     # -- controls ---------------------------------------------------------------------------------------------------

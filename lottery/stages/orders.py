@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lottery.state import State, StateRef
 from lottery.ticket import Mask, Ticket
 from lottery.training.checkpoint import packed, unpacked
 from lottery.training.module import Progress
+from lottery.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Order:
         facts |= {"key": self.key, "until": self.until, "keep": sorted(self.keep), "mask": list(mask)}
         facts |= {"state": ticket.state.digest, "ticket_step": ticket.step, "order_step": ticket.order_step}
         facts |= {"steps": ticket.steps, "hold_lr": ticket.hold_lr, "order_seed": ticket.order_seed}
+        facts |= {"silent": ticket.silent, "recipe": ticket.recipe and asdict(ticket.recipe)}
         return facts, tensors | {f"mask/{name}": mask[name] for name in mask}
 
     @classmethod
@@ -38,5 +40,6 @@ class Order:
         mask = Mask({name: tensors[f"mask/{name}"] for name in facts["mask"]})
         state = StateRef(facts["state"], lambda: start[0])
         steps = {"step": facts["ticket_step"], "order_step": facts["order_step"], "steps": facts["steps"]}
-        ticket = Ticket(mask, state, **steps, hold_lr=facts["hold_lr"], order_seed=facts["order_seed"])
+        own = {name: facts[name] for name in ("hold_lr", "order_seed", "silent")}
+        ticket = Ticket(mask, state, **steps, **own, recipe=Recipe.read(facts["recipe"]))
         return cls(facts["key"], ticket, facts["until"], frozenset(facts["keep"]), start)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lottery.stages.search import Searched
     from lottery.stages.train import Trained
     from lottery.ticket import Mask, Ticket
 
@@ -16,6 +17,7 @@ class Round:
 
     rewound: the rewind point, where a study has several (None: the configuration's)
     way:     keys of the trainings that led here and are no rounds
+    search:  the search that found the mask, where there was one
     """
 
     index: int
@@ -25,6 +27,7 @@ class Round:
     copy: int = 0
     rewound: int | None = None
     way: tuple[str, ...] = ()
+    search: Searched | None = None
 
     @property
     def mask(self) -> Mask:

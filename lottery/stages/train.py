@@ -24,7 +24,7 @@ from lottery.ticket import Ticket
 from lottery.training.checkpoint import load_checkpoint, save_checkpoint
 from lottery.training.fit import fit
 from lottery.training.masking import mask_optimizer_state
-from lottery.training.module import Hooks, MaskedTraining, NonFiniteLoss, Progress, snapshot
+from lottery.training.module import Hooks, MaskedTraining, NonFiniteLoss, Progress
 from lottery.training.optim import optimizer_state
 from lottery.training.parallel import Abandoned, Ranks, RanksDiffer
 from lottery.training.recipe import Recipe
@@ -52,7 +52,7 @@ class TrainStages:
 
     def inputs(self, ticket: Ticket, until: int | None) -> dict[str, Any]:
         """Exactly what the numbers of this training depend on (design, 4.7)."""
-        return {
+        inputs = {
             "version": VERSION,
             "model": self.model_inputs,
             "data": self.data_inputs,
@@ -66,10 +66,12 @@ class TrainStages:
             "hold_lr": ticket.hold_lr,
             "until": until,
         }
+        return inputs | ({"silent": True} if ticket.silent else {})
 
     def recipe_of(self, ticket: Ticket) -> Recipe:
-        """The recipe, with the ticket's own data order where it has one."""
-        return self.recipe if ticket.order_seed is None else replace(self.recipe, order_seed=ticket.order_seed)
+        """The ticket's own recipe or else the study's, with the ticket's own data order where it has one."""
+        recipe = ticket.recipe or self.recipe
+        return recipe if ticket.order_seed is None else replace(recipe, order_seed=ticket.order_seed)
 
     def train(self, ticket: Ticket, keep: Iterable[int] = ()) -> Trained:
         """The ticket trained to its end, with the full state (network and optimizer) kept at the steps `keep`.
@@ -95,7 +97,7 @@ class TrainStages:
 
         def compute(lease: Lease) -> None:
             with self.ranks.explained():
-                _Run(self, stage, lease, ticket, until, frozenset(keep)).compute()
+                TrainRun(self, stage, lease, ticket, until, frozenset(keep)).compute()
 
         cached = self.store.finished(stage, compute, **self.facts())
         return Trained.read(ticket, stage, cached)
@@ -116,13 +118,13 @@ class TrainStages:
         while (received := self.ranks.receive()) is not None:
             order = Order.read(*received)
             stage = Stage("train", order.key, self.store.root / "train" / order.key, {})
-            run = _Run(self, stage, Lease(stage.folder), order.ticket, order.until, order.keep)
+            run = TrainRun(self, stage, Lease(stage.folder), order.ticket, order.until, order.keep)
             with suppress(Interrupted, NonFiniteLoss, RanksDiffer, Abandoned):  # rank 0 knows, and says what is next
                 run.train(*order.start)
 
 
 @dataclass
-class _Run:
+class TrainRun:
     """The computation of one train stage. Where several ranks do it together, only rank 0 reads and writes files."""
 
     owner: TrainStages
@@ -161,11 +163,16 @@ class _Run:
             checkpoint=self.maybe_checkpoint,
             finish=self.finish,
         )
-        module = MaskedTraining(
-            network, self.ticket, owner.recipe_of(self.ticket), owner.data, progress, self.keep, self.until, optimizer,
-            hooks, ranks,
-        )  # fmt: skip
+        module = self.module(network, progress, optimizer, hooks)
         fit(module, ranks.accelerator, self.stage.folder, ranks.index)
+
+    def module(self, network: nn.Module, progress: Progress, optimizer: State | None, hooks: Hooks) -> MaskedTraining:
+        """What Lightning drives."""
+        owner = self.owner
+        recipe = owner.recipe_of(self.ticket)
+        return MaskedTraining(
+            network, self.ticket, recipe, owner.data, progress, self.keep, self.until, optimizer, hooks, owner.ranks
+        )
 
     def beginning(self) -> tuple[State, State | None, Progress]:
         """Where to start: the last checkpoint, or the ticket."""
@@ -193,7 +200,7 @@ class _Run:
     def keep_state(self, module: MaskedTraining) -> None:
         """Write network and optimizer at the present step."""
         step = module.progress.step
-        state, optimizer = snapshot(module.network), optimizer_state(module.optimizer, module.network)
+        state, optimizer = module.snapshot(), optimizer_state(module.optimizer, module.network)
         self.lease.check()
         state_path, optimizer_path = Kept.paths(self.stage.folder, step)
         save_state(state, state_path)
@@ -230,7 +237,7 @@ class _Run:
     def finish(self, module: MaskedTraining) -> None:
         """Measure, write the results, and seal the stage. The test set is read here and nowhere else."""
         progress, ranks = module.progress, self.owner.ranks
-        state = snapshot(module.network)
+        state = module.snapshot()
         digest = state_digest(state)
         ranks.same("trained network", digest)
         result: dict[str, Any] = {

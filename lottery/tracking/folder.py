@@ -9,10 +9,10 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from lottery.errors import ConfigError, Interrupted, LotteryError, cause
@@ -21,9 +21,14 @@ from lottery.stages.lease import Lease
 from lottery.ticket import Mask
 from lottery.training.signals import StopFlag
 
+if TYPE_CHECKING:
+    from lottery.stages.search import Searched
+
 LOG = logging.getLogger("lottery")
 
 CURVE_COLUMNS = ("round", "control", "copy", "step", "split", "loss", "accuracy")
+# Besides the histogram of the scores. swaps: weights that came in (and went out) a step, since the entry before.
+SEARCH_COLUMNS = ("step", "train_loss", "val_loss", "val_accuracy", "swaps", "magnitude_iou", "score_low", "score_high")
 
 Row = dict[str, Any]
 
@@ -52,6 +57,7 @@ class RunFolder:
         self.rows: dict[Identity, Row] = {}
         self._met: list[Identity] = []  # the rows that this run has come to, in the order of the method
         self._curves: list[list[Any]] = []
+        self._searches: list[list[Any]] = []
 
     def open(self, config_yaml: str, stop: StopFlag, on_wait: Callable[[str], None]) -> None:
         """Create the folder, or read what an earlier run of the same study left; `close` gives it free again.
@@ -136,14 +142,28 @@ class RunFolder:
         own = row if row["control"] != "reinit" else {**row, "control": None}
         return self.path / "masks" / f"{self._stem(own)}.safetensors"
 
+    def add_search(self, row: Row, search: Searched) -> None:
+        """Record how the mask of a round was searched for: `search.csv`, and the masks on the way."""
+        self.lease.check()
+        for step, mask in search.snapshots.items():
+            path = self.path / "masks" / "search" / f"step_{step:08d}.safetensors"
+            path.parent.mkdir(exist_ok=True)
+            self._write_mask_to(path, mask, row["round"], None)
+        for entry in search.result["log"]:
+            self._searches.append([row["round"], *(entry[name] for name in SEARCH_COLUMNS), *entry["score_histogram"]])
+        bins = [f"score_bin_{number:02d}" for number in range(1, len(self._searches[0]) - len(SEARCH_COLUMNS))]
+        self._write_csv("search.csv", ("round", *SEARCH_COLUMNS, *bins), self._searches)
+
     def _write_mask(self, row: Row, mask: Mask, parent: str | None) -> None:
-        path = self.mask_path(row)
+        self._write_mask_to(self.mask_path(row), mask, row["round"], parent)
+
+    def _write_mask_to(self, path: Path, mask: Mask, round: int, parent: str | None) -> None:
         try:
             if path.exists() and Mask.load(path).digest == mask.digest:
                 return
         except LotteryError as error:
             LOG.warning("%s; written again from the mask found now", error)
-        mask.save(path, round=row["round"], study=self.path.name, parent=parent)
+        mask.save(path, round=round, study=self.path.name, parent=parent)
 
     def _append(self, row: Row) -> None:
         with (self.path / "rounds.jsonl").open("ab") as file:
@@ -152,11 +172,14 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def _write_curves(self) -> None:
+        self._write_csv("curves.csv", CURVE_COLUMNS, self._curves)
+
+    def _write_csv(self, name: str, columns: Sequence[str], rows: list[list[Any]]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(CURVE_COLUMNS)
-        writer.writerows(self._curves)
-        write_atomic(self.path / "curves.csv", text.getvalue().encode())
+        writer.writerow(columns)
+        writer.writerows(rows)
+        write_atomic(self.path / name, text.getvalue().encode())
 
     def log_failure(self, error: Exception) -> None:
         """Write what ended the study to study.log, with its traceback; on the terminal it is the caller's one line."""

@@ -24,6 +24,7 @@ def save_checkpoint(module: MaskedTraining, path: Path) -> None:
     The file carries a digest of all this: a training must not go on from a damaged one, which nobody would notice.
     Data order, augmentation and dropout are functions of the seeds and the step, so the step is their state.
     """
+    module.progress.beside = module.beside()
     state = snapshot(module.network), optimizer_state(module.optimizer, module.network), module.progress
     tensors, facts = packed(*state)
     text = json.dumps(facts)
@@ -36,6 +37,7 @@ def packed(network: State, optimizer: State, progress: Progress) -> tuple[State,
     tensors = {f"network/{name}": value for name, value in network.items()}
     tensors |= {f"optimizer/{name}": value for name, value in optimizer.items()}
     tensors |= {f"best/{name}": value for name, value in (progress.best_state or {}).items()}
+    tensors |= {f"beside/{name}": value for name, value in progress.beside.items()}
     tensors["progress/losses"] = progress.losses
     facts = {
         "step": progress.step,
@@ -44,6 +46,7 @@ def packed(network: State, optimizer: State, progress: Progress) -> tuple[State,
         "best_step": progress.best_step,
         "seconds": progress.seconds,
         "kept": progress.kept,
+        "log": progress.log,
     }
     return copied(tensors), facts
 
@@ -75,6 +78,8 @@ def unpacked(tensors: State, facts: dict[str, Any]) -> tuple[State, State, Progr
         seconds=facts["seconds"],
         losses=groups["progress"]["losses"],
         kept=facts["kept"],
+        beside=groups.get("beside", {}),
+        log=facts.get("log", []),  # not in those of version 0.1
     )
     return groups["network"], groups.get("optimizer", {}), progress
 

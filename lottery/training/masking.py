@@ -6,6 +6,8 @@ no momentum, moment, decay or clipping norm ever sees a pruned entry, and weight
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from lottery.ticket import Mask
 class MaskedStep:
     """One optimizer step under a mask. Masks live on the device in the parameters' own type and memory format."""
 
-    def __init__(self, network: nn.Module, mask: Mask, clip_norm: float | None = None) -> None:
+    def __init__(self, network: nn.Module, mask: Mapping[str, Tensor], clip_norm: float | None = None) -> None:
         """Zero the network's pruned entries and remember where they are. A full mask costs nothing."""
         named = dict(network.named_parameters())
         self.all_parameters = [p for p in named.values() if p.requires_grad]

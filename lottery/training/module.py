@@ -7,7 +7,7 @@ is plain PyTorch with nothing in it that is not the training itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lottery.data.dataset import Dataset
 from lottery.errors import LotteryError
+from lottery.pruning.structure import silent
 from lottery.seeding import derive
 from lottery.state import State
 from lottery.ticket import Ticket
@@ -59,6 +60,8 @@ class Progress:
     seconds: float = 0.0
     losses: Tensor = field(default_factory=lambda: torch.zeros(0))  # float32, of each step since the last curve point
     kept: dict[str, dict[str, str]] = field(default_factory=dict)  # step: digests of the states written there
+    beside: State = field(default_factory=dict)  # what a training of another kind adds to its checkpoint
+    log: list[dict[str, Any]] = field(default_factory=list)  # what a search notes as it goes
 
 
 @dataclass
@@ -113,6 +116,7 @@ class MaskedTraining(pl.LightningModule):
         self.progress = progress
         self.keep_steps = keep_steps
         self.end = ticket.step + ticket.steps if end is None else end
+        self.offset = ticket.order_step - ticket.step  # from a step to its place in the data order
         self.initial_optimizer_state = optimizer_state
         self.hooks = hooks or Hooks()
         self.ranks = ranks or Ranks()
@@ -157,7 +161,10 @@ class MaskedTraining(pl.LightningModule):
         share = self.ranks.share
         self.stream = self.data.stream(self.recipe.batch_size, self.recipe.order_seed, self.recipe.drop_last, share)
         self.progress.losses = self.progress.losses.to(self.device)
-        self.masked_step = MaskedStep(self.network, self.ticket.mask, self.recipe.optim.clip_norm)
+        masks: Mapping[str, Tensor] = self.ticket.mask
+        if self.ticket.silent:
+            masks = {**masks, **silent(self.network, self.ticket.mask, self.data.shape)}
+        self.masked_step = MaskedStep(self.network, masks, self.recipe.optim.clip_norm)
         self.add_gradients = GradientSum(self.ranks, self.network.parameters())
         self.leaving = self.ranks.agreement(lambda: self.hooks.stop(), lambda step: self.hooks.due(step))
         self.optimizer = optimizer
@@ -195,26 +202,17 @@ class MaskedTraining(pl.LightningModule):
 
         Returns the losses, float32 [steps done].
         """
-        progress, stream, optimizer = self.progress, self.stream, self.optimizer
+        progress, offset = self.progress, self.offset
         first = progress.step
         losses = torch.zeros(until - first, device=self.device)
-        offset = self.ticket.order_step - self.ticket.step
         generator = default_generator(self.device)
-        autocast = self.autocast()
         noise = derive(self.recipe.order_seed, "noise", *([self.ranks.rank] if self.ranks.rank else []))
         self.network.train()
         for step in range(first, until):
-            images, labels = stream.batch(step + offset)
             # Dropout and its kin draw from (seed, step, rank) alone, so that a resumed training draws the same.
             generator.manual_seed((noise + (step + offset) * GOLDEN) & MASK63)
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
-            with autocast():
-                loss = self.loss(self.laid_out(images), labels, step + offset)
-            loss.backward()
-            self.add_gradients()
-            self.masked_step(optimizer)
-            losses[step - first] = loss.detach()
+            loss = self.update(step)
+            losses[step - first] = loss
             progress.step = step + 1
             if monotonic() > self.next_tick:
                 self.hooks.tick(step + 1, loss.item() * self.ranks.world, self.last_accuracy)
@@ -222,6 +220,19 @@ class MaskedTraining(pl.LightningModule):
             if self.leaving(step + 1):
                 break
         return self.ranks.added(losses[: progress.step - first])
+
+    def update(self, step: int) -> Tensor:
+        """The optimizer step that leads to `step + 1`; returns the loss of its batch."""
+        optimizer = self.optimizer
+        images, labels = self.stream.batch(step + self.offset)
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        with self.autocast():
+            loss = self.loss(self.laid_out(images), labels, step + self.offset)
+        loss.backward()
+        self.add_gradients()
+        self.masked_step(optimizer)
+        return loss.detach()
 
     def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """The mean cross-entropy of the batch at `step` of the data order; of several ranks each has its part of it."""
@@ -236,11 +247,11 @@ class MaskedTraining(pl.LightningModule):
         """The rate of this step; fine-tuning stays at the schedule's last one."""
         return self.recipe.lr(self.recipe.total - 1 if self.ticket.hold_lr else step)
 
-    def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """A context for one forward pass. One for the whole chunk would reuse weights cast before the update."""
         if self.recipe.precision == "bf16":
-            return lambda: torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
 
     # -- measuring --------------------------------------------------------------------------------------------------
 
@@ -262,7 +273,15 @@ class MaskedTraining(pl.LightningModule):
         progress.curve.append([progress.step, "validation", *point])
         if loss < progress.best_loss:
             progress.best_loss, progress.best_step = loss, progress.step
-            progress.best_state = snapshot(self.network)
+            progress.best_state = self.snapshot()
+
+    def snapshot(self) -> State:
+        """A private CPU copy of the network as it is measured and saved: pruned weights are zero."""
+        return snapshot(self.network)
+
+    def beside(self) -> State:
+        """What a checkpoint has to hold besides network, optimizer and progress."""
+        return {}
 
     def score(self, split: str) -> tuple[float, float]:
         """Loss and accuracy on a split, at the training's own precision. Raises NonFiniteLoss, and Stopped on a signal.
@@ -271,7 +290,7 @@ class MaskedTraining(pl.LightningModule):
         """
         tally, stopped = (0.0, 0.0, 0.0), False
         try:
-            with self.autocast()():
+            with self.autocast():
                 tally = tallied(self.network, self.batches(split))
         except Stopped:
             stopped = True

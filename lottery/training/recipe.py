@@ -50,11 +50,24 @@ class Recipe:
 
     def rewind_step(self, text: str, train_size: int, key: str = "rewind.to") -> int:
         """The step that a rewind point names. Raises ConfigError past the end of the dense training."""
-        full, rest = divmod(train_size, self.batch_size)
-        step = Duration.parse(text, key).resolve(full + (rest > 0 and not self.drop_last))
+        step = self.duration(text, train_size, key)
         if step > self.total:
             raise ConfigError.of(key, text, f"a step of the dense training, at most its {self.total} steps")
         return step
+
+    def duration(self, text: str, train_size: int, key: str) -> int:
+        """A time in steps of this batch size. Raises ConfigError for what is no time."""
+        full, rest = divmod(train_size, self.batch_size)
+        return Duration.parse(text, key).resolve(full + (rest > 0 and not self.drop_last))
+
+    @classmethod
+    def read(cls, values: dict[str, Any] | None) -> Recipe | None:
+        """The recipe that `asdict` gave, after it went through JSON."""
+        if values is None:
+            return None
+        lr = values["lr"]
+        optim, rate = Optim(**values["optim"]), LearningRate(**{**lr, "milestones": tuple(lr["milestones"])})
+        return cls(**{**values, "optim": optim, "lr": rate})
 
     def inputs(self) -> dict[str, Any]:
         """What enters a stage key: only the options that the chosen optimizer reads."""

@@ -1,0 +1,1 @@
+"""What searches for masks compute: scores, what moves them, and the masks that follow. Tensors only."""
