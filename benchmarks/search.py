@@ -80,7 +80,7 @@ def held(module: MaskedTraining) -> float:
     tensors = [*module.network.state_dict().values()]
     optimizers = [module.optimizer]
     if isinstance(module, ScoreSearch):
-        tensors += [*module.masks, *module.before, *module.effective]
+        tensors += [*module.masks, *module.effective]
         tensors += [*module.scores] if module.scores[0].data_ptr() != module.weights[0].data_ptr() else []
         optimizers.append(module.score_optimizer)
     else:

@@ -63,7 +63,7 @@ class EdgePopup:
             seed=lab.config.seeds.mask,
             density=self.density,
             pattern=self.pattern,
-            counts={name: n - int((1 - self.density) * n) for name, n in sizes.items()} if by_layer else None,
+            counts={name: n - int((1 - self.density) * n + 1e-9) for name, n in sizes.items()} if by_layer else None,
             snapshots=lab.every(self.snapshots, "method.snapshots"),
         )
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lottery.errors import ConfigError, LotteryError, nearest
-from lottery.search.rules import Top, highest, values_of
+from lottery.search.rules import Count, Top, highest, values_of
 
 RESTRICTIONS: Mapping[str, Callable[[float], float]] = {
     "none": lambda progress: 1.0,
@@ -51,18 +51,18 @@ class Swaps:
         self._tops = [Top(count) for count in counts]
 
     @torch.no_grad()
-    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> None:
+    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
         share = self._share(progress)
         if share == 0:
-            return
-        for top, score, mask in zip(self._tops, scores, masks, strict=True):
-            if share == 1:
-                top([score], [mask])
-            else:
-                _swap(top, score, mask, share)
+            return 0
+        layers = zip(self._tops, scores, masks, strict=True)
+        # ρ never grows, so a layer's Top, which remembers what it wrote, writes the masks before other goals only.
+        return sum(
+            top([score], [mask]) if share == 1 else _swap(top, score, mask, share) for top, score, mask in layers
+        )
 
 
-def _swap(top: Top, score: Tensor, mask: Tensor, share: float) -> None:
+def _swap(top: Top, score: Tensor, mask: Tensor, share: float) -> int:
     goal = torch.empty_like(mask, memory_format=torch.contiguous_format)
     top([score], [goal])
     flat = goal.view(-1)
@@ -77,6 +77,7 @@ def _swap(top: Top, score: Tensor, mask: Tensor, share: float) -> None:
     after[go[highest(values[go], go.size - number)[0]]] = True  # what stays of those that should go
     flat[at] = torch.from_numpy(after).to(flat)
     mask.copy_(goal)
+    return number
 
 
 def _different(a: Tensor, b: Tensor) -> Tensor:

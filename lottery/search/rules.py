@@ -19,7 +19,12 @@ from torch import Tensor
 from lottery.errors import ConfigError, LotteryError
 
 _PAIRWISE = 16  # up to so many, comparing all pairs of a group is faster than sorting it
+_SMALL = 2048  # of so few scores all are ranked: it is as fast
+_BLOCK = 2**15  # scores that are looked at twice while they are in the processor's cache
 _BAND = 1 / 256  # the band grows while less than this share of the scores lies in it
+
+
+Count = int | Tensor  # a number, on an accelerator one that is not read back
 
 
 class Rule(Protocol):
@@ -27,8 +32,11 @@ class Rule(Protocol):
 
     kept: list[int] | None  # entries that each tensor keeps; None where only their sum is fixed
 
-    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> None:
-        """Write the masks that follow from the scores. progress: the share of the search that is done, in [0, 1]."""
+    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
+        """Write the masks that follow from the scores; returns how many entries came in, as many as went out.
+
+        progress: the share of the search that is done, in [0, 1]. Between two calls nobody else changes the masks.
+        """
 
 
 class TopK:
@@ -38,9 +46,8 @@ class TopK:
         self.kept: list[int] | None = list(counts)
         self._tops = [Top(count) for count in counts]
 
-    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> None:
-        for top, score, mask in zip(self._tops, scores, masks, strict=True):
-            top([score], [mask])
+    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
+        return sum(top([score], [mask]) for top, score, mask in zip(self._tops, scores, masks, strict=True))
 
 
 class TopKGlobal:
@@ -50,8 +57,8 @@ class TopKGlobal:
         self.kept: list[int] | None = None
         self._top = Top(count)
 
-    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> None:
-        self._top(scores, masks)
+    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
+        return self._top(scores, masks)
 
 
 class TopGroups:
@@ -70,12 +77,14 @@ class TopGroups:
         ]
 
     @torch.no_grad()
-    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> None:
+    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
+        came: Count = 0
         for score, mask, gone in zip(scores, masks, self.removed, strict=True):
             norms = _group_norms(score, self.dim)
             keep = torch.ones_like(norms, dtype=torch.bool)
             keep.index_fill_(0, torch.sort(norms, stable=True).indices[:gone], False)
-            _write(mask, keep.view([-1 if d == self.dim else 1 for d in range(mask.dim())]).expand_as(mask))
+            came += _write(mask, keep.view([-1 if d == self.dim else 1 for d in range(mask.dim())]).expand_as(mask))
+        return came
 
 
 def _removed(name: str, shape: torch.Size, density: float, dim: int) -> int:
@@ -115,11 +124,13 @@ class NM:
         self.kept: list[int] | None = [shape.numel() // m * n for shape in shapes.values()]
 
     @torch.no_grad()
-    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> None:
+    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
+        came: Count = 0
         for score, mask in zip(scores, masks, strict=True):
             groups = score.reshape(score.shape[0], score.shape[1] // self.m, self.m, -1)
             keep = _pairwise(groups, self.n) if self.m <= _PAIRWISE else _sorted(groups, self.n)
-            _write(mask, keep.view(mask.shape))
+            came += _write(mask, keep.view(mask.shape))
+        return came
 
 
 def _pairwise(groups: Tensor, n: int) -> Tensor:
@@ -157,50 +168,54 @@ class Top:
         self.count = count
         self._threshold = np.inf  # the band is empty at first, and misses
         self._width = 0.0
-        self._keep = np.empty(0, dtype=np.bool_)
+        self._keep = np.empty(0, dtype=np.bool_)  # what was written last
+        self._next = np.empty(0, dtype=np.bool_)
         self._band = np.empty(0, dtype=np.bool_)
 
     @torch.no_grad()
-    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-        """Write the masks; LotteryError where there are fewer than `count` scores, or some are not finite."""
+    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Count:
+        """Write the masks; returns how many entries came in.
+
+        LotteryError where there are fewer than `count` scores, or some are not finite.
+        """
         size = sum(score.numel() for score in scores)
         if not 0 <= self.count <= size:
             raise LotteryError(f"cannot keep {self.count} weights of {size}")
         if self.count in (0, size):
-            for mask in masks:
-                mask.fill_(self.count > 0)
-        elif not all(score.is_cpu for score in scores):
-            _by_sorting(scores, masks, size - self.count)
-        else:
-            values = [values_of(score) for score in scores]
-            dtype = np.result_type(*values)  # one for all: the band's ends are rounded to it
-            self._by_band([part.astype(dtype, copy=False) for part in values], masks)
-
-    def _by_band(self, values: Sequence[NDArray], masks: Sequence[Tensor]) -> None:
-        size = sum(part.size for part in values)
+            return sum(_write(mask, torch.full_like(mask, self.count > 0, dtype=torch.bool)) for mask in masks)
+        if not all(score.is_cpu for score in scores):
+            return _by_sorting(scores, masks, size - self.count)
         if self._keep.size != size:
-            self._keep, self._band = np.empty(size, dtype=np.bool_), np.empty(size, dtype=np.bool_)
-        ends = np.cumsum([part.size for part in values])[:-1]
-        keeps = np.split(self._keep, ends)
+            self._keep = np.concatenate([values_of(mask) for mask in masks]) == 1
+            self._next, self._band = np.empty(size, dtype=np.bool_), np.empty(size, dtype=np.bool_)
+        before, self._keep, self._next = self._keep, self._next, self._keep
+        values = [values_of(score) for score in scores]
+        self._rank(values[0] if len(values) == 1 else np.concatenate(values))
+        start = 0
+        for mask in masks:
+            _put(mask, self._keep[start : start + mask.numel()])
+            start += mask.numel()
+        return int(np.count_nonzero(np.greater(self._keep, before, out=self._band)))
+
+    def _rank(self, values: NDArray) -> None:
+        """Put into `_keep` which of the values [n] stay."""
+        keep, band = self._keep, self._band
         low, high = self._threshold - self._width, self._threshold + self._width
-        for part, keep, band in zip(values, keeps, np.split(self._band, ends), strict=True):
-            np.greater(part, high, out=keep)
-            np.greater_equal(part, low, out=band)
-        places = np.flatnonzero(np.not_equal(self._band, self._keep, out=self._band))
-        missing = self.count - int(np.count_nonzero(self._keep))
-        if 0 <= missing <= places.size:
-            inside = np.split(places, np.searchsorted(places, ends))
-            starts = [0, *ends]
-            ranked = np.concatenate([part[at - start] for part, at, start in zip(values, inside, starts, strict=True)])
+        for start in range(0, values.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            np.greater(values[block], high, out=keep[block])
+            np.greater_equal(values[block], low, out=band[block])
+        places = np.flatnonzero(np.not_equal(band, keep, out=band))
+        missing = self.count - int(np.count_nonzero(keep))
+        if 0 <= missing <= places.size and values.size > _SMALL:
+            ranked = values[places]
         else:
-            self._keep.fill(False)
-            places, ranked, missing = np.arange(size), np.concatenate(values), self.count
+            keep.fill(False)
+            places, ranked, missing = np.arange(values.size), values, self.count
         if missing:
             chosen, high = highest(ranked, missing)
-            self._keep[places[chosen]] = True
-        self._follow(float(high), ranked.size < size * _BAND)
-        for mask, keep in zip(masks, keeps, strict=True):
-            _write(mask, torch.from_numpy(keep).view(mask.shape))
+            keep[places[chosen]] = True
+        self._follow(float(high), ranked.size < values.size * _BAND)
 
     def _follow(self, threshold: float, narrow: bool) -> None:
         """Centre the band on the threshold, as wide as four of its last moves, or so wide that few scores are in it."""
@@ -230,18 +245,25 @@ def values_of(scores: Tensor) -> NDArray:
     return scores.contiguous().view(-1).numpy()
 
 
-def _write(mask: Tensor, keep: Tensor) -> None:
-    """mask ← keep, of the same shape. On the CPU by numpy, which converts bool in a sixth of the time."""
+def _write(mask: Tensor, keep: Tensor) -> Count:
+    """mask ← keep; returns how many entries came in."""
+    came = torch.count_nonzero(keep & (mask == 0))
+    _put(mask, keep)
+    return came
+
+
+def _put(mask: Tensor, keep: Tensor | NDArray[np.bool_]) -> None:
+    """mask ← keep, in row-major order. On the CPU by numpy, which converts bool in a sixth of the time."""
     if mask.is_cpu and mask.dtype != torch.bfloat16:
-        np.copyto(mask.detach().numpy(), keep.numpy())
+        np.copyto(mask.detach().numpy(), np.asarray(keep).reshape(mask.shape))
     else:
-        mask.copy_(keep)
+        mask.copy_(torch.as_tensor(keep).view(mask.shape))
 
 
-def _by_sorting(scores: Sequence[Tensor], masks: Sequence[Tensor], pruned: int) -> None:
+def _by_sorting(scores: Sequence[Tensor], masks: Sequence[Tensor], pruned: int) -> Count:
     """The same on an accelerator: nothing is read back from it, so nothing waits for it."""
     ranked = torch.cat([score.flatten() for score in scores])
     keep = torch.ones_like(ranked, dtype=torch.bool)
     keep.index_fill_(0, torch.sort(ranked, stable=True).indices[:pruned], False)
-    for mask, part in zip(masks, keep.split([mask.numel() for mask in masks]), strict=True):
-        _write(mask, part.view(mask.shape))
+    parts = keep.split([mask.numel() for mask in masks])
+    return sum(_write(mask, part.view(mask.shape)) for mask, part in zip(masks, parts, strict=True))

@@ -2,7 +2,7 @@
 
 The network stays a plain module. Each forward pass calls it with z = m ⊙ θ in place of its prunable weights θ
 (`torch.func.functional_call`), and the gradient q = ∂loss/∂z is what every method here makes its update of the scores
-from. Memory: θ, the scores and their momentum, m, z, q, and one copy of m to count swaps.
+from. Memory: θ, the scores and their momentum, m, z and q.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from lottery.config import Optim
 from lottery.data.dataset import Batch
 from lottery.errors import ConfigError, nearest
 from lottery.pruning.structure import normalised_by
-from lottery.search.hypergradient import swapped
 from lottery.search.initial import INITIAL, two_level
 from lottery.search.restriction import Swaps
 from lottery.search.rules import NM, Rule, TopGroups, TopK, TopKGlobal
@@ -135,11 +134,11 @@ class ScoreSearch(MaskedTraining):
         if self.recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)
         named = dict(self.network.named_parameters())
+        self.tied = len(named) < len(list(self.network.named_parameters(remove_duplicate=False)))
         self.weights: list[Tensor] = [named[name] for name in self.names]
         self.rule = self.search.rule(self.ticket.mask.shapes)
         self.top = self.search.top(self.ticket.mask.shapes)
         self.masks = [torch.ones_like(weight, requires_grad=False) for weight in self.weights]
-        self.before = [mask.clone() for mask in self.masks]
         started = zip(self.weights, self.begin(), strict=True)
         self.scores = nn.ParameterList(torch.empty_like(weight).copy_(score) for weight, score in started)
         self.score_optimizer = self.build_score_optimizer()
@@ -217,13 +216,14 @@ class ScoreSearch(MaskedTraining):
         if not statistics:
             tensors |= {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         with self.autocast():
-            return F.cross_entropy(functional_call(self.network, tensors, (self.laid_out(images),)), labels)
+            logits = functional_call(self.network, tensors, (self.laid_out(images),), tie_weights=self.tied)
+            return F.cross_entropy(logits, labels)
 
     @torch.no_grad()
     def mask_effective_(self) -> None:
         """z = m ⊙ θ."""
-        torch._foreach_copy_(self.effective, self.held)
-        torch._foreach_mul_(self.effective, self.held_masks)
+        for effective, value, mask in zip(self.effective, self.held, self.held_masks, strict=True):
+            torch.mul(value, mask, out=effective)
 
     def gradient(self, loss: Tensor) -> list[Tensor]:
         """q = ∂loss/∂z of the prunable weights."""
@@ -242,7 +242,9 @@ class ScoreSearch(MaskedTraining):
         for group in self.score_optimizer.param_groups:
             group["lr"] = self.score_rate(step)
         self.score_optimizer.step()
-        self.score_optimizer.zero_grad(set_to_none=True)
+        for group in self.score_optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         self.project(step)
 
     def score_rate(self, step: int) -> float:
@@ -251,9 +253,7 @@ class ScoreSearch(MaskedTraining):
     @torch.no_grad()
     def project(self, step: int) -> None:
         """The mask that the rule takes from the scores after `step`; swaps are counted."""
-        torch._foreach_copy_(self.before, self.masks)
-        self.rule(self.ranked(), self.masks, (step + 1) / self.end)
-        self.swaps += swapped(self.before, self.masks)
+        self.swaps += self.rule(self.ranked(), self.masks, (step + 1) / self.end)
 
     def ranked(self) -> list[Tensor]:
         return self.ranked_of([score.detach() for score in self.scores])

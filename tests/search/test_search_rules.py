@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lottery.errors import ConfigError, LotteryError
 from lottery.pruning.prune import prune_to
+from lottery.search import rules
 from lottery.search.rules import NM, Rule, Top, TopGroups, TopK, TopKGlobal, _by_sorting
 from lottery.ticket import Mask
 
@@ -100,26 +101,52 @@ def test_a_gpu_gives_the_masks_of_the_cpu() -> None:
         assert same([mask.cpu() for mask in follow(rule, there)], follow(rule, scores))
 
 
-def test_the_band_is_used_and_narrow() -> None:
+@pytest.fixture
+def ranked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many scores were ranked, call after call."""
+    sizes: list[int] = []
+    original = rules.highest
+    monkeypatch.setattr(rules, "highest", lambda values, n: sizes.append(values.size) or original(values, n))
+    return sizes
+
+
+def test_the_band_is_used_and_narrow(ranked: list[int]) -> None:
     """Of scores that creep, a full selection is needed at the start only; after it few are ranked."""
     scores = randn({"w": torch.Size([50_000])})[0]
-    top, mask, shares = Top(5_000), torch.empty(50_000), []
+    top, mask = Top(5_000), torch.zeros(50_000)
     for step in range(60):
         scores += 1e-4 * randn({"w": torch.Size([50_000])}, step)[0]
         top([scores], [mask])
-        shares.append(float(top._band.mean()))
         assert mask.sum() == 5_000
-    assert max(shares[10:]) < 0.03
-    assert all(share > 0 for share in shares[10:])
+    assert ranked[0] == 50_000
+    assert max(ranked[10:]) < 0.03 * 50_000
     assert same([mask], [(scores >= scores.sort().values[45_000]).float()])
 
 
-def test_scores_at_rest_need_no_full_selection() -> None:
-    top, scores, mask = Top(3), torch.arange(10.0), torch.empty(10)
-    for _ in range(3):
-        top([scores], [mask])
-    assert 0 < top._band.sum() < 10
-    assert same([mask], [(scores > 6).float()])
+def test_scores_at_rest_need_no_full_selection(ranked: list[int]) -> None:
+    top, scores, mask = Top(3_000), torch.arange(10_000.0), torch.zeros(10_000)
+    assert [top([scores], [mask]) for _ in range(3)] == [3_000, 0, 0]
+    assert ranked[0] == 10_000
+    assert max(ranked[1:], default=0) < 10_000
+    assert same([mask], [(scores > 6_999).float()])
+
+
+def test_a_rule_says_how_many_came_in() -> None:
+    """As many as went out; also where masks were restored, and a new rule has written none of them."""
+    rules_of_all = (TopKGlobal(100), TopK([50, 60, 7]), TopGroups(SHAPES, 0.5, 1), NM(SHAPES, 1, 2))
+    for kind in rules_of_all:
+        scores = randn(SHAPES)
+        masks = follow(kind, scores)
+        before = [mask.clone() for mask in masks]
+        scores = [a + 0.5 * b for a, b in zip(scores, randn(SHAPES, 1), strict=True)]
+        came = int(kind(scores, masks, 0.5))
+        changed = [(after - old) for after, old in zip(masks, before, strict=True)]
+        assert came == sum(int((change > 0).sum()) for change in changed) > 0
+        assert came == sum(int((change < 0).sum()) for change in changed)
+        copies = [mask.clone() for mask in before]
+        fresh = {TopKGlobal: TopKGlobal(100), TopK: TopK([50, 60, 7]), TopGroups: TopGroups(SHAPES, 0.5, 1)}
+        assert int(fresh.get(type(kind), NM(SHAPES, 1, 2))(scores, copies, 0.5)) == came
+        assert same(copies, masks)
 
 
 def test_tensors_of_different_precision_are_compared_exactly() -> None:
