@@ -1,6 +1,69 @@
-"""Provisional (the founder wrote it so that others can run; HELPER export replaces this file wholly)."""
+"""Whole filters: which normalisation they feed, and what has to be zero with them."""
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 
-def normalised_by(network, image_shape): return {}
-def silent(network, mask, image_shape): return {}
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+
+def normalised_by(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, str]:
+    """For each convolution's weight, the batch normalisation that takes its very output: parameter -> module name.
+
+    Found by one forward pass of an image of zeros, in evaluation mode: no statistic changes. A convolution whose output
+    goes elsewhere first has none.
+    """
+    feeds: dict[str, str] = {}
+    made_by: dict[int, tuple[str, Tensor]] = {}  # an output's identity: the convolution; kept alive, or ids recur
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def after_convolution(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            made_by[id(output)] = name, output
+
+        def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            convolution, _ = made_by.get(id(inputs[0]), ("", None))
+            if convolution:
+                feeds[f"{convolution}.weight"] = name
+
+        if isinstance(module, _ConvNd):
+            return module.register_forward_hook(after_convolution)
+        return module.register_forward_pre_hook(before_norm)
+
+    modules = [(n, m) for n, m in network.named_modules() if isinstance(m, _ConvNd | _BatchNorm)]
+    handles = [watch(name, module) for name, module in modules]
+    was_training = network.training
+    try:
+        parameter = next(network.parameters())
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        network.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return feeds
+
+
+def followers(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, str]:
+    """What goes with a whole filter: parameter -> the convolution's weight, whose filters are its entries.
+
+    The convolution's own bias, and scale and shift of the normalisation that it feeds. A removed filter would otherwise
+    go on as these constants.
+    """
+    named = dict(network.named_parameters())
+    found: dict[str, str] = {}
+    norms = normalised_by(network, image_shape)
+    for name, module in network.named_modules():
+        if isinstance(module, _ConvNd):
+            weight = f"{name}.weight"
+            parts = (f"{name}.bias", *(f"{norms[weight]}.{part}" for part in ("weight", "bias") if weight in norms))
+            found |= {part: weight for part in parts if part in named}
+    return found
+
+
+def silent(network: nn.Module, mask: Mapping[str, Tensor], image_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """These parameters -> bool [filters], False where the whole filter is pruned."""
+    pairs = followers(network, image_shape).items()
+    return {name: mask[weight].flatten(1).any(1) for name, weight in pairs if weight in mask}

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from lottery.config import Optim
 from lottery.data.dataset import Batch
 from lottery.errors import ConfigError, nearest
-from lottery.pruning.structure import normalised_by
+from lottery.pruning.structure import followers
 from lottery.search.initial import INITIAL, two_level
 from lottery.search.restriction import Swaps
 from lottery.search.rules import NM, Rule, TopGroups, TopK, TopKGlobal
@@ -177,18 +177,15 @@ class ScoreSearch(MaskedTraining):
         load_optimizer_state_(self.score_optimizer, self.scores, state)
 
     def hold(self, named: dict[str, nn.Parameter]) -> None:
-        """What is masked in each forward pass: the weights and, of structures, the normalisation that follows them.
-
-        A removed filter would go on as the bias of its normalisation, so that is removed with it.
-        """
+        """What is masked in each forward pass: the weights and, of filters, what goes with them."""
         self.held, self.held_names, self.held_masks = list(self.weights), list(self.names), list(self.masks)
-        fed = normalised_by(self.network, self.data_on(self.device).shape) if self.search.pattern == "filter" else {}
-        for name, mask in zip(self.names, self.masks, strict=True):
-            for part in ("weight", "bias"):
-                if (norm := f"{fed.get(name)}.{part}") in named:
-                    self.held.append(named[norm])
-                    self.held_names.append(norm)
-                    self.held_masks.append(first_of_each(mask))
+        if self.search.pattern == "filter":
+            masks = dict(zip(self.names, self.masks, strict=True))
+            for name, weight in followers(self.network, self.data_on(self.device).shape).items():
+                if weight in masks:
+                    self.held.append(named[name])
+                    self.held_names.append(name)
+                    self.held_masks.append(first_of_each(masks[weight]))
         self.effective = [torch.empty_like(value).requires_grad_() for value in self.held]
 
     def beside(self) -> State:

@@ -291,6 +291,7 @@ def test_a_removed_filter_is_silent(begun: Make) -> None:
     module = begun("bip", pattern="filter", density=0.5)
     module.advance(3)
     state = module.snapshot()
+    assert not state["conv2.bias"][~module.found()["conv2.weight"].flatten(1).any(1)].any()
     for layer, norm in (("conv1", "bn1"), ("conv2", "bn2")):
         gone = ~module.found()[f"{layer}.weight"].flatten(1).any(1)
         assert gone.any()
