@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lottery.errors import ConfigError, LotteryError
 from lottery.stability.batchnorm import normalised, recomputed
-from lottery.stability.connectivity import Curve, Score, along, barrier
+from lottery.stability.connectivity import Score, along, barrier, highest
 from lottery.stability.evaluation import scores, states_at_once
 from lottery.stability.path import Path, between
 from lottery.state import State
@@ -82,7 +82,6 @@ def test_identical_copies_have_no_barrier() -> None:
     curve = along(Path([state, same], 5), lambda states: scores(network(1), states, batches()))
     assert curve.loss_barriers == curve.error_barriers == [0.0]
     assert len(set(curve.loss)) == 1
-    assert curve.stable
 
 
 def test_barrier_is_never_negative() -> None:
@@ -93,6 +92,9 @@ def test_barrier_is_never_negative() -> None:
 def test_a_loss_that_is_no_number_is_an_infinite_barrier() -> None:
     assert barrier([1.0, math.nan, 1.0]) == math.inf
     assert math.isnan(barrier([math.nan, 1.0, 1.0]))
+    assert math.isnan(highest([0.1, math.nan]))
+    assert math.isnan(highest([math.nan, 0.1]))
+    assert highest([0.1, 0.3]) == 0.3
 
 
 # -- states on a line -------------------------------------------------------------------------------------------------
@@ -151,14 +153,6 @@ def test_bad_paths() -> None:
         Path([one, one | {"fc.bias": torch.zeros(5)}])
     with pytest.raises(LotteryError, match="only one of them has 'other'"):
         Path([one, one | {"other": torch.zeros(5)}])
-
-
-def test_stable_is_below_two_percent() -> None:
-    def curve(peak: float) -> Curve:
-        return Curve([0, 0.5, 1], [0, 0, 0], [0.1, 0.1 + peak, 0.1], 3, "interpolate")
-
-    assert curve(0.0199).stable
-    assert not curve(0.0201).stable
 
 
 # -- scores of networks -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lottery.errors import ConfigError, LotteryError
 from lottery.stability.distance import distance
-from lottery.stability.pq import at_least, pq_by_layer, pq_index
+from lottery.stability.pq import least_density, pq_by_layer, pq_index
 
 KEPT = {"w": np.array([True, True])}
 
@@ -95,7 +95,7 @@ def test_other_networks_are_refused() -> None:
 def test_pq_closed_forms(p: float, q: float, index: float, one_hot: float) -> None:
     equal = np.r_[np.ones(25), np.zeros(75)]
     assert pq_index(equal, p, q) == pytest.approx(index)
-    assert at_least(100, index, p, q) == pytest.approx(25)
+    assert 100 * least_density(index, p, q) == pytest.approx(25)
     assert pq_index(np.eye(100)[3], p, q) == pytest.approx(one_hot)
     assert pq_index(-np.ones(7), p, q) == pytest.approx(0)
 
@@ -110,7 +110,7 @@ def test_pq_of_gaussian_and_uniform_weights(draw: str, p: float, q: float, index
     weights = rng.normal(size=1_000_000) if draw == "normal" else rng.uniform(-1, 1, 1_000_000)
     found = pq_index(weights, p, q)
     assert found == pytest.approx(index, abs=1e-3)
-    assert at_least(1, found, p, q) == pytest.approx(share, abs=2e-3)
+    assert least_density(found, p, q) == pytest.approx(share, abs=2e-3)
 
 
 @given(st.lists(st.floats(-1e3, 1e3).filter(lambda x: x == 0 or abs(x) > 1e-3), min_size=1, max_size=20))
@@ -124,7 +124,7 @@ def test_pq_invariances_and_bounds(values: list[float]) -> None:
     assert -1e-12 <= index <= 1 - 1 / len(weights) + 1e-12
     assert pq_index(weights * 1e-200) == pytest.approx(index, abs=1e-12)  # whose square roots are fine, squares not
     assert pq_index(np.tile(weights, 3)) == pytest.approx(index, abs=1e-12)
-    assert at_least(len(weights), index) <= len(weights) * (1 + 1e-12)
+    assert 0 < least_density(index) <= 1 + 1e-12
 
 
 def test_pq_by_layer_leaves_out_pruned_weights() -> None:

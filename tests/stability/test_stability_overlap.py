@@ -112,13 +112,10 @@ def test_25_million_weights_take_under_a_fifth_of_a_second() -> None:
 def test_magnitude_mask_keeps_the_largest_at_equal_density() -> None:
     state = {"a": torch.tensor([[5.0, -9.0], [1.0, 8.0]]), "b": torch.tensor([[0.1, -0.3, 0.2]]), "bias": torch.ones(3)}
     like = Mask({"a": torch.tensor([[True, True], [True, False]]), "b": torch.tensor([[True, False, False]])})
-    everywhere, by_layer = magnitude_mask(state, like), magnitude_mask(state, like, "layer")
-    assert everywhere.kept == by_layer.kept == like.kept
-    assert everywhere["a"].all()
-    assert not everywhere["b"].any()
-    assert by_layer.layer_kept == like.layer_kept
-    assert by_layer["a"].tolist() == [[True, True], [False, True]]
-    assert by_layer["b"].tolist() == [[False, True, False]]
+    found = magnitude_mask(state, like)
+    assert found.kept == like.kept
+    assert found["a"].all()
+    assert not found["b"].any()
 
 
 def test_magnitude_mask_of_a_magnitude_pruned_network_is_its_own_mask() -> None:
@@ -126,4 +123,4 @@ def test_magnitude_mask_of_a_magnitude_pruned_network_is_its_own_mask() -> None:
     state = {name: torch.randn(size, generator=generator) for name, size in (("a", (30, 7)), ("b", (5, 11)))}
     full = Mask.ones({name: value.shape for name, value in state.items()})
     pruned = prune_to(full, {name: value.abs() for name, value in state.items()}, 0.3)
-    assert magnitude_mask(state, pruned) == magnitude_mask(state, pruned, "layer") == pruned
+    assert magnitude_mask(state, pruned) == pruned
