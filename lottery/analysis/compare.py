@@ -4,92 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-import numpy as np
-
-from lottery.analysis.masks import PackedMask, read_mask, read_state
-from lottery.analysis.read import read_config, read_rounds
+from lottery.analysis.comparison import Entry, Pair, chosen, measured
+from lottery.analysis.curves import check_one_experiment
 from lottery.analysis.stability import draw_overlap
-from lottery.analysis.style import percent, title
+from lottery.analysis.style import percent
 from lottery.arguments import CommandParser
 from lottery.errors import ConfigError, LotteryError
 from lottery.files import write_atomic
 from lottery.launch.table import Column, table
-from lottery.stability.distance import distance
-from lottery.stability.overlap import Overlap, overlap
+from lottery.tracking.status import Status
 
 ABOUT = """\
 Compare the tickets of run folders at equal density: how much their masks have in common, beside what chance would
 give, how far apart the trained weights lie, and how accurate they are. Writes DIR/compare.csv and DIR/overlap.png.
 
-Distances need the trained weights, which lie in the store that a study's configuration names; without it they are left
-out. IoU is intersection over union; `chance` its value for independent masks of the same layer densities, `surprise`
-by how many standard deviations more weights are in common than by chance."""
-TOLERANCE = 0.01  # by which densities that count as equal may differ, relatively
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The ticket of one study that is compared."""
-
-    run: Path
-    config: dict[str, Any]
-    row: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return f"{self.run.parent.name}/{self.run.name}"
-
-    @property
-    def group(self) -> str:
-        """The method, such as "SNIP at init" or "IMP, reset to init"."""
-        words = title(self.config, seed=False).partition(", ")[2]
-        iterative = self.config["method"]["_target_"].endswith(".IMP")
-        return f"IMP, {words}" if iterative else words
-
-    @property
-    def words(self) -> str:
-        """Method and seed."""
-        return f"{self.group}, seed {self.config.get('seed')}"
-
-    @cached_property
-    def mask(self) -> PackedMask:
-        return read_mask(self.run / "masks" / f"round_{self.row['round']:03d}.safetensors")
-
-    @cached_property
-    def state(self) -> dict[str, Any] | None:
-        """The trained weights; None where the store does not have them any more."""
-
-        try:
-            details = json.loads((self.run / "rounds" / f"round_{self.row['round']:03d}.json").read_text())
-            key = details["stages"]["train"]
-        except (OSError, ValueError, KeyError):
-            return None
-        named = Path(self.config["paths"]["store"])
-        beside = self.run.parent.parent / ".store"  # where a study looks that was moved with its store
-        for store in (named, beside):
-            path = store / "train" / key / "state.safetensors"
-            if path.is_file():
-                return read_state(path)
-        return None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What two tickets have in common."""
-
-    one: Entry
-    other: Entry
-    overlap: Overlap
-    l2: float | None
-    angle: float | None
+Distances are L2, and the angle in degrees, over all prunable weights, pruned ones being 0. They need the trained
+weights, which lie in the store that a study's configuration names; without it they are left out. IoU is intersection
+over union; `chance` its value for independent masks of the same layer densities, `surprise` by how many standard
+deviations more weights are in common than by chance. Of a study with several rewind points every one takes part."""
 
 
 def compare(args: list[str]) -> int:
@@ -99,13 +38,15 @@ def compare(args: list[str]) -> int:
     parser.add_argument("--density", type=float, help="kept / prunable; default: the lowest that all of them have")
     parser.add_argument("--out", type=Path, default=Path("compare"), metavar="DIR", help="default: compare")
     asked = parser.parse_args(args)
-    if len(asked.runs) < 2:
-        raise ConfigError("compare: takes at least two run folders")
+    runs = list({run.resolve(): run for run in reversed(asked.runs)}.values())[::-1]
+    if len(runs) < 2:
+        raise ConfigError("compare: takes at least two run folders, different ones")
     if asked.density is not None and not 0 < asked.density <= 1:
         raise ConfigError.of("--density", asked.density, "a fraction of the weights, above 0 and at most 1")
-    entries = chosen(list(dict.fromkeys(asked.runs)), asked.density)
+    entries = chosen(runs, asked.density)
     pairs = [measured(one, other) for one, other in combinations(entries, 2)]
-    for line in [*entry_table(entries), "", *pair_table(pairs), "", *group_lines(pairs)]:
+    note_unfinished(runs)
+    for line in [*entry_table(entries), "", *pair_table(pairs), "", *method_lines(entries), *group_lines(pairs)]:
         print(line)
     write_csv(pairs, asked.out / "compare.csv")
     draw(entries, pairs, asked.out / "overlap.png")
@@ -113,63 +54,39 @@ def compare(args: list[str]) -> int:
     return 0
 
 
-def chosen(runs: Sequence[Path], density: float | None) -> list[Entry]:
-    """The ticket of every run at this density, or at the lowest density that all of them have.
-
-    LotteryError where a run has none, naming what it has.
-    """
-    tickets: dict[Path, list[dict[str, Any]]] = {}
+def note_unfinished(runs: Sequence[Path]) -> None:
+    """Say on stderr which studies have not come to their end: they may still reach lower densities."""
     for run in runs:
-        tickets[run] = [row for row in read_rounds(run) if not row["control"] and row["kept"]]
-        if not tickets[run]:
-            raise LotteryError(f"{run}: has not finished a round yet; run it first, or leave it out")
-    if density is None:
-        common = [
-            row["density"] for row in tickets[runs[0]] if all(_at(rows, row["density"]) for rows in tickets.values())
-        ]
-        if not common:
-            raise LotteryError("compare: these runs have no density in common; --density chooses the nearest to one")
-        density = min(common)
-    entries = []
-    for run, rows in tickets.items():
-        row = _at(rows, density)
-        if row is None:
-            has = ", ".join(percent(row["density"]) for row in rows)
-            raise LotteryError(f"{run}: has no ticket of {percent(density)} %; its densities are {has} %")
-        entries.append(Entry(run, read_config(run), row))
-    return sorted(entries, key=lambda entry: (entry.group, entry.config.get("seed") or 0, entry.name))
-
-
-def _at(rows: Sequence[dict[str, Any]], density: float) -> dict[str, Any] | None:
-    """The ticket of this density, to one per cent of it."""
-    nearest = min(rows, key=lambda row: abs(row["density"] - density))
-    return nearest if abs(nearest["density"] / density - 1) <= TOLERANCE else None
-
-
-def measured(one: Entry, other: Entry) -> Pair:
-    """LotteryError, naming both runs, where they are of different networks."""
-    try:
-        common = overlap(one.mask.bits, other.mask.bits, one.mask.sizes)
-        apart = None
-        if one.state is not None and other.state is not None:
-            everything = {name: np.ones(one.state[name].shape, bool) for name in one.mask.sizes}
-            apart = distance(one.state, other.state, everything)
-    except LotteryError as error:
-        raise LotteryError(f"{one.run} and {other.run}: {error}") from error
-    return Pair(one, other, common, apart.l2 if apart else None, apart.angle if apart else None)
+        status = Status.read(run)
+        if status is not None and status.state != "done":
+            note = f"{run} is not finished ({status.state}): the rounds that it has are compared"
+            print(f"lottery: {note}", file=sys.stderr)
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------------
 
 
 def entry_table(entries: Sequence[Entry]) -> list[str]:
-    """A line a run."""
+    """A line a ticket."""
     columns = [Column("run"), Column("round", True), Column("density", True), Column("test acc", True)]
     rows = [
         [entry.name, str(entry.row["round"]), f"{percent(entry.row['density'])}%", _share(entry.row["test_accuracy"])]
         for entry in entries
     ]
-    return table(columns, rows, [entry.words for entry in entries], [{}] * len(entries))
+    return table(columns, rows, labels(entries), [{}] * len(entries))
+
+
+def labels(entries: Sequence[Entry]) -> list[str]:
+    """What each ticket is, in words that tell them apart; with network and data where these are not all the same, with
+    the run's name where the rest is."""
+    words = [entry.words for entry in entries]
+    if len({entry.subject for entry in entries}) > 1:
+        words = [f"{entry.subject}, {word}" for entry, word in zip(entries, words, strict=True)]
+    counts = Counter(words)
+    return [
+        word if counts[word] == 1 else f"{word}, {entry.name.rpartition('/')[2]}"
+        for entry, word in zip(entries, words, strict=True)
+    ]
 
 
 def pair_table(pairs: Sequence[Pair]) -> list[str]:
@@ -190,18 +107,50 @@ def pair_table(pairs: Sequence[Pair]) -> list[str]:
     return table([Column(name, i > 1) for i, name in enumerate(titles)], rows, [""] * len(rows), [{}] * len(rows))
 
 
+def method_lines(entries: Sequence[Entry]) -> list[str]:
+    """Test accuracy of each method, over its tickets: mean, lowest and highest."""
+    groups: dict[str, list[float]] = {}
+    for entry in entries:
+        if entry.row["test_accuracy"] is not None:
+            groups.setdefault(_group(entry, entries), []).append(100 * entry.row["test_accuracy"])
+    return [
+        f"{group}: test accuracy {fmean(found):.2f} % ({min(found):.2f} … {max(found):.2f}, n = {len(found)})"
+        for group, found in groups.items()
+    ]
+
+
 def group_lines(pairs: Sequence[Pair]) -> list[str]:
-    """Mean IoU over the pairs of each two methods, seeds taken together."""
-    groups: dict[tuple[str, str], list[Pair]] = {}
+    """Mean overlap and distance over the pairs of each two methods, those of one seed (which have initial weights and
+    data order in common) apart from those of different ones."""
+    everyone = [side for pair in pairs for side in (pair.one, pair.other)]
+    groups: dict[tuple[str, str, bool], list[Pair]] = {}
     for pair in pairs:
-        one, other = sorted((pair.one.group, pair.other.group))
-        groups.setdefault((one, other), []).append(pair)
+        one, other = sorted((_group(pair.one, everyone), _group(pair.other, everyone)))
+        groups.setdefault((one, other, one != other and pair.one.seed != pair.other.seed), []).append(pair)
     lines = []
-    for (one, other), found in sorted(groups.items()):
-        iou, chance = (sum(getattr(p.overlap, name) for p in found) / len(found) for name in ("iou", "iou_chance"))
-        who = f"{one}, between seeds" if one == other else f"{one} and {other}"
-        lines.append(f"{who}: IoU {iou:.3f}, chance {chance:.3f} (n = {len(found)})")
+    for (one, other, apart_by_seed), found in sorted(groups.items()):
+        iou, chance = (fmean(getattr(p.overlap, name) for p in found) for name in ("iou", "iou_chance"))
+        apart = [pair.l2 for pair in found if pair.l2 is not None]
+        l2 = f", L2 {fmean(apart):.2f}" if len(apart) == len(found) else ""
+        among = "between seeds" if only_seeds_differ(found) else "among themselves"
+        how = f"and {other}, {'different seeds' if apart_by_seed else 'same seed'}"
+        who = f"{one}, {among}" if one == other else f"{one} {how}"
+        lines.append(f"{who}: IoU {iou:.3f}, chance {chance:.3f}{l2} (n = {len(found)})")
     return lines
+
+
+def _group(entry: Entry, entries: Sequence[Entry]) -> str:
+    """The method, and network and data where these are not all the same."""
+    return f"{entry.subject}, {entry.group}" if len({each.subject for each in entries}) > 1 else entry.group
+
+
+def only_seeds_differ(pairs: Sequence[Pair]) -> bool:
+    """Whether all pairs are of one experiment with different seeds."""
+    try:
+        check_one_experiment({side.run: side.config for pair in pairs for side in (pair.one, pair.other)})
+    except LotteryError:
+        return False
+    return all(pair.one.run != pair.other.run for pair in pairs)
 
 
 def _share(value: float | None) -> str:
@@ -215,35 +164,29 @@ def _number(value: float | None, form: str) -> str:
 def write_csv(pairs: Sequence[Pair], path: Path) -> None:
     """A row a pair. What was not measured is empty."""
     text = io.StringIO()
-    columns = ["run", "other", "seed", "other_seed", "density", "other_density", "test_accuracy", "other_test_accuracy"]
-    columns += ["iou", "iou_chance", "hamming", "hamming_chance", "surprise", "l2", "angle"]
+    sides = ("run", "method", "seed", "round", "density", "test_accuracy")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(
+        [name for side in sides for name in (side, "other" if side == "run" else f"other_{side}")]
+        + ["iou", "iou_chance", "hamming", "hamming_chance", "surprise", "l2", "angle"]
+    )
     for pair in pairs:
-        sides = [
-            (side.config.get("seed"), side.row["density"], side.row["test_accuracy"]) for side in (pair.one, pair.other)
+        values = [
+            (each.run, each.group, each.seed, each.row["round"], each.row["density"], each.row["test_accuracy"])
+            for each in (pair.one, pair.other)
         ]
         found = pair.overlap
         writer.writerow(
-            [
-                *(pair.one.run, pair.other.run, *(value for both in zip(*sides, strict=True) for value in both)),
-                *(
-                    found.iou,
-                    found.iou_chance,
-                    found.hamming,
-                    found.hamming_chance,
-                    found.surprise,
-                    pair.l2,
-                    pair.angle,
-                ),
-            ]
+            [value for both in zip(*values, strict=True) for value in both]
+            + [found.iou, found.iou_chance, found.hamming, found.hamming_chance, found.surprise, pair.l2, pair.angle]
         )
     write_atomic(path, text.getvalue().encode())
 
 
 def draw(entries: Sequence[Entry], pairs: Sequence[Pair], path: Path) -> None:
-    """The heat map of every two runs."""
-    places = {entry.run: place for place, entry in enumerate(entries)}
-    shared = {(places[pair.one.run], places[pair.other.run]): pair.overlap for pair in pairs}
-    subject, density = title(entries[0].config).partition(", ")[0], percent(entries[0].row["density"])
-    draw_overlap([entry.words for entry in entries], shared, f"{subject}: overlap of masks at {density} %", path)
+    """The heat map of every two tickets."""
+    places = {id(entry): place for place, entry in enumerate(entries)}
+    shared = {(places[id(pair.one)], places[id(pair.other)]): pair.overlap for pair in pairs}
+    subjects = {entry.subject for entry in entries}
+    subject = f"{entries[0].subject}: " if len(subjects) == 1 else ""
+    draw_overlap(labels(entries), shared, f"{subject}overlap of masks at {percent(entries[0].row['density'])} %", path)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lottery.analysis.curves import Curve, Point, check_one_experiment, curves, dense_level
-from lottery.analysis.instability import draw_instability
+from lottery.analysis.instability import barrier_key, draw_instability
 from lottery.analysis.read import Row, read_config, read_rounds
 from lottery.analysis.regimes import draw_regimes
-from lottery.analysis.stability import draw_lmc, draw_rounds
+from lottery.analysis.stability import draw_lines, draw_rounds
 from lottery.analysis.style import DENSE, EMPTY, WIDTH, Look, canvas, looks, percent, spaced, title
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ LONGEST_NAME = 32  # characters
 
 
 def draw_study(run: Path) -> list[Path]:
-    """Draw a study into `run`/figures: accuracy.png, early_stop.png, layer_density.png, lmc.png and mask_overlap.png.
-
-    Returns their paths.
+    """Draw a study into `run`/figures: accuracy.png and early_stop.png (or instability.png, regimes.png), and of each
+    layer_density.png, lmc.png (lmc_previous.png, lmc_path.png) and mask_overlap.png. Returns their paths.
 
     A figure for which nothing was measured (early stopping without a validation split) is neither drawn nor returned.
     Raises LotteryError where `run` is no run folder.
@@ -35,16 +34,15 @@ def draw_study(run: Path) -> list[Path]:
     folder = run / "figures"
     method = str((config.get("method") or {}).get("_target_", "")).rpartition(".")[2]
     if method == "Instability":  # its rounds are no ladder of densities, nor are those of Regimes
-        measured = any(row.get("probe/lmc_error_test", row.get("probe/lmc_error_train")) is not None for row in rows)
-        paths = [draw_instability([run], folder)] if measured else []
+        paths = [draw_instability([run], folder)] if barrier_key(rows) else []
     elif method == "Regimes":
         regimes = folder / "regimes.png"
         paths = [regimes] if draw_regimes(rows, heading, regimes) else []
     else:
         paths = _draw_curves(rows, heading, folder, bars=False)
-    layers, lines, shared = (folder / f"{name}.png" for name in ("layer_density", "lmc", "mask_overlap"))
+    layers, shared = folder / "layer_density.png", folder / "mask_overlap.png"
     paths += [layers] if _draw_layers(rows, heading, layers) else []
-    paths += [lines] if draw_lmc(rows, heading, lines) else []
+    paths += draw_lines(rows, heading, folder)
     return [*paths, shared] if draw_rounds(run, rows, heading, shared) else paths
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from lottery.analysis.curves import check_one_experiment
 from lottery.analysis.read import Row, read_config, read_rounds
+from lottery.analysis.stability import STABLE, how
 from lottery.analysis.style import DENSE, Look, canvas, looks, percent, title
 from lottery.errors import LotteryError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STABLE = 2.0  # points of error: a barrier below counts as stable (Frankle et al. 2020, section 3)
 STYLES = ("solid", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))  # of densities, the densest first
 
 
@@ -22,23 +23,28 @@ def draw_instability(runs: Iterable[Path], out: Path) -> Path:
     """Draw instability.png into `out`: left the barrier in test error, right the test accuracy, both against the rewind
     point; a line for each density and control, means with bars from the lowest to the highest seed.
 
-    Raises LotteryError where no run has measured a barrier (probes=connectivity).
+    Raises LotteryError where the runs differ in more than their seeds, or no run has measured a barrier
+    (probes=connectivity), or they measured it in different ways.
     """
-    folders = list(dict.fromkeys(runs))
-    rows = [row for run in folders for row in read_rounds(run) if row["round"] > 0]
-    barrier = next((f"probe/lmc_error_{split}" for split in ("test", "train") if _has(rows, split)), None)
+    configs = {run: read_config(run) for run in dict.fromkeys(runs)}
+    check_one_experiment(configs)
+    first, *_ = configs
+    rows = [row for run in configs for row in read_rounds(run) if row["round"] > 0]
+    barrier = barrier_key(rows)
     if barrier is None:
-        raise LotteryError(f"{folders[0]}: no barrier was measured; run it with probes=connectivity")
-    options = read_config(folders[0])["probes"].get("connectivity") or {}
-    facts = (
-        f"{options.get('copies', 2)} copies, {options.get('points', 30)} points, BN {options.get('bn', 'interpolate')}d"
-    )
-    heading = title(read_config(folders[0]), seed=len(folders) == 1) + f"; {facts}"
+        raise LotteryError(f"{first}: no barrier was measured; run it with probes=connectivity")
+    split = barrier.rpartition("_")[2]
+    ways = sorted({how(row, "lmc", split) for row in rows if row.get(barrier) is not None})
+    if len(ways) > 1:
+        raise LotteryError(f"barriers measured in different ways are not to be compared: {' and '.join(ways)}")
+    heading = f"{title(configs[first], seed=len(configs) == 1)}; {ways[0]}"
     with canvas(out / "instability.png", heading, height=4.4) as figure:
         left, right = figure.subplots(1, 2)
         _draw(left, rows, barrier, 100.0)
-        left.axhline(STABLE, color=DENSE, linestyle=(0, (5, 3)), linewidth=1.1)
-        left.set_ylabel(f"barrier in {barrier.rpartition('_')[2]} error (points)")
+        left.axhline(100 * STABLE, color=DENSE, linestyle=(0, (5, 3)), linewidth=1.1, zorder=1.5)
+        left.annotate("below: stable", (0.02, 100 * STABLE), xycoords=("axes fraction", "data"), xytext=(0, -3),
+                      textcoords="offset points", va="top", fontsize="small", color=DENSE)  # fmt: skip
+        left.set_ylabel(f"barrier in {split} error (points)")
         left.set_ylim(bottom=0)
         _draw(right, rows, "test_accuracy", 100.0)
         right.set_ylabel("test accuracy (%)")
@@ -47,8 +53,10 @@ def draw_instability(runs: Iterable[Path], out: Path) -> Path:
     return out / "instability.png"
 
 
-def _has(rows: Sequence[Row], split: str) -> bool:
-    return any(row.get(f"probe/lmc_error_{split}") is not None for row in rows)
+def barrier_key(rows: Sequence[Row]) -> str | None:
+    """The figure that holds the tickets' barrier between copies, of test error or else of training error, if any."""
+    keys = (f"probe/lmc_error_{split}" for split in ("test", "train", "validation"))
+    return next((key for key in keys if any(row["round"] > 0 and row.get(key) is not None for row in rows)), None)
 
 
 def _draw(axes: Axes, rows: Sequence[Row], key: str, unit: float) -> None:

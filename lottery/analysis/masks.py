@@ -18,10 +18,15 @@ from lottery.errors import LotteryError
 
 @dataclass(frozen=True, eq=False)
 class PackedMask:
-    """A mask's bits as its file has them, and the number of weights of each tensor, in the network's order."""
+    """A mask's bits as its file has them, and the shape of each tensor, in the network's order."""
 
     bits: dict[str, NDArray[np.uint8]]
-    sizes: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of weights of each tensor."""
+        return {name: prod(shape) for name, shape in self.shapes.items()}
 
 
 def read_mask(path: Path) -> PackedMask:
@@ -37,7 +42,17 @@ def read_mask(path: Path) -> PackedMask:
         hasher.update(packed.data)
     if hasher.hexdigest() != metadata.get("digest"):
         raise LotteryError(f"{path}: damaged, its content does not match its digest")
-    return PackedMask(bits, {name: prod(shape) for name, shape in shapes.items()})
+    return PackedMask(bits, {name: tuple(shape) for name, shape in shapes.items()})
+
+
+def check_alike(one: PackedMask, other: PackedMask) -> None:
+    """Raise LotteryError, naming the first difference, unless both mask tensors of the same names and shapes."""
+    for name in (*one.shapes, *other.shapes):
+        ours, theirs = one.shapes.get(name), other.shapes.get(name)
+        if ours is None or theirs is None:
+            raise LotteryError(f"masks of different networks: only one of them has {name!r}")
+        if ours != theirs:
+            raise LotteryError(f"masks of different networks: {name!r} is {list(ours)} and {list(theirs)}")
 
 
 def read_state(path: Path) -> dict[str, NDArray[Any]]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lottery.analysis.read import Row
+from lottery.analysis.stability import STABLE, how
 from lottery.analysis.style import canvas, percent
 
-BARRIER, ALIKE = 0.02, 0.97  # from this barrier in error on: not connected; below this CKA: not alike (methods.md, 7.6)
+ALIKE = 0.97  # below this CKA: not alike (methods.md, 7.6); from a barrier of STABLE on: not connected
 REGIMES = {
     "I": ("not connected", "#D55E00"),
     "II-A": ("connected, not alike", "#56B4E9"),
@@ -18,7 +19,7 @@ REGIMES = {
 
 def regime(barrier: float, cka: float) -> str:
     """I, II-A or II-B, of two copies: their barrier in training error [0, 1] and the CKA of their outputs."""
-    if barrier >= BARRIER:
+    if barrier >= STABLE:
         return "I"
     return "II-A" if cka < ALIKE else "II-B"
 
@@ -26,6 +27,7 @@ def regime(barrier: float, cka: float) -> str:
 def draw_regimes(rows: Sequence[Row], heading: str, path: Path) -> bool:
     """A cell for each stop and density, coloured by its regime, with barrier (points), CKA and test accuracy (%) in it.
 
+    CKA is that of the last layer that was compared. A cell stays empty where it is undefined, of constant outputs.
     False, and nothing drawn, where no round has both a barrier (on training images) and CKA between copies.
     """
     from matplotlib.patches import Patch, Rectangle
@@ -40,7 +42,8 @@ def draw_regimes(rows: Sequence[Row], heading: str, path: Path) -> bool:
     if not cells:
         return False
     stops, densities = sorted({stop for stop, _ in cells}), sorted({density for _, density in cells})
-    with canvas(path, heading, height=2.0 + 0.5 * len(stops)) as figure:
+    measured = how(next(row for row in rows if row.get("probe/lmc_error_train") is not None), "lmc", "train")
+    with canvas(path, f"{heading}; {measured}", height=2.0 + 0.5 * len(stops)) as figure:
         axes = figure.add_subplot()
         for (stop, density), (barrier, cka, accuracy) in cells.items():
             x, y = densities.index(density), stops.index(stop)

@@ -41,8 +41,12 @@ class Instability:
         return IMP(max(self.measured), self.rate, self.rates, self.scope, self.count)
 
     def check(self, lab: Lab) -> None:
-        """Raise ConfigError for points past the end of the training, and for what IMP would refuse."""
+        """Raise ConfigError for points past the end of the training, for tickets that do not start from the dense run's
+        weights there, and for what IMP would refuse."""
         self.steps(lab)
+        weights = lab.rewind.options.weights
+        if weights != "rewind":
+            raise ConfigError.of("rewind.weights", weights, "rewind: its tickets start from method.points")
         self._imp().check(lab)
 
     def steps(self, lab: Lab) -> list[int]:
@@ -52,7 +56,7 @@ class Instability:
     def __call__(self, lab: Lab) -> Iterator[Round]:
         """Round 0 is the dense network; then for each point, from the earliest on, a round for each number measured."""
         points, imp, index = self.steps(lab), self._imp(), 0
-        dense = lab.train(lab.initial, keep=points)
+        dense = lab.train(lab.initial, keep={*points, *lab.rewind.keep_pruned()})
         yield Round(0, lab.initial, dense)
         for point in points:
             rewind, mask, trained, way = lab.rewind.to(point), lab.initial.mask, dense, list[str]()
@@ -63,7 +67,7 @@ class Instability:
                 scores = lab.scores(trained.state, mask)
                 mask = lab.prune(mask, scores, imp.rate, rates=imp.rates, scope=imp.scope, count=imp.count)
                 ticket = rewind.ticket(dense, trained, mask)
-                trained = lab.train(ticket)
+                trained = lab.train(ticket, keep=rewind.keep_pruned())
                 if k in self.measured:
                     index += 1
                     yield Round(index, ticket, trained, rewound=point, way=tuple(way))

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lottery.errors import ConfigError, LotteryError
-from lottery.probes.copies import check_copies
+from lottery.probes.copies import has_copies
 from lottery.pruning.prunable import module_of
 from lottery.stability.cka import CKA, gram
 from lottery.stability.features import seen
@@ -23,7 +23,8 @@ VERSION, FEWEST = 1, 4  # images in a batch that the estimator needs
 @dataclass(frozen=True)
 class Alignment:
     """`cka_dense`: between the dense network's layers and this round's; `cka_copies`: between two copies of the round
-    in different data orders. One figure a layer, on the test images; 1 for features that are equal up to rotation.
+    in different data orders (nothing of a round that is not trained). One figure a layer, on the test images; 1 for
+    features that are equal up to rotation.
 
     layers: modules whose outputs are compared; [] = those of all prunable weights
     batch:  images at a time, at least 4; nothing larger is ever held
@@ -44,8 +45,6 @@ class Alignment:
             raise ConfigError.of("between", self.between, "dense or copies")
         if self.batch < FEWEST:
             raise ConfigError.of("batch", self.batch, f"a number of images ≥ {FEWEST}")
-        if self.between == "copies":
-            check_copies("alignment", self.copies)
 
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for a layer that the network does not have."""
@@ -57,6 +56,8 @@ class Alignment:
         if self.rounds and round.index not in self.rounds:
             return {}
         if self.between == "copies":
+            if not has_copies(round, self.rounds):
+                return {}
             one, other = lab.copies(round.ticket, 2)
         elif round.index:
             one, other = lab.dense.trained, round.trained

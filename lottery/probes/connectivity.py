@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lottery.errors import ConfigError
-from lottery.probes.copies import check_copies
+from lottery.probes.copies import check_copies, has_copies
 from lottery.probes.images import check_limit
 from lottery.stability.batchnorm import recomputed
-from lottery.stability.connectivity import Curve, Score, along
+from lottery.stability.connectivity import Curve, Score, along, highest
 from lottery.stability.evaluation import scores, states_at_once
 from lottery.stability.path import Path
 from lottery.state import State
@@ -34,9 +34,10 @@ class Connectivity:
     """`lmc_error_SPLIT`, `lmc_loss_SPLIT`: the barrier, i.e. the highest error (in [0, 1]) or loss on the line less the
     mean of its ends; the mean over all pairs, and with `_max` the largest of them.
 
-    between: "copies" of the round in different data orders, this round and the "previous" one, or the "path" over all
-             tickets so far, of which the barrier is that of its highest line
-    copies:  how many trainings, the round's own included
+    between: "copies" of the round in different data orders (nothing of a round that is not trained), this round and the
+             "previous" one, or the "path" from the dense network over all tickets to this round (those of its own
+             rewind point, where a study has several), of which the barrier is that of its highest line
+    copies:  how many trainings, the round's own included; none but that where others are joined
     points:  on each line, both ends included
     splits:  on which images
     bn:      "interpolate" takes running statistics along the line, "recompute" estimates them anew at every point from
@@ -63,7 +64,10 @@ class Connectivity:
             raise ConfigError.of("splits", unknown[0], f"one of {', '.join(SPLITS)}")
         if self.points < 2:
             raise ConfigError.of("points", self.points, "a number ≥ 2, both ends included")
-        check_copies("connectivity", self.copies)
+        if self.between == "copies":
+            check_copies(self.copies)
+        else:
+            object.__setattr__(self, "copies", 1)  # which is what a study plans to train
         check_limit(self.limit)
 
     def check(self, lab: Lab) -> None:
@@ -85,8 +89,8 @@ class Connectivity:
             curves = self.curves(ends, split, lab)
             for what in ("error", "loss"):
                 barriers = [barrier for curve in curves for barrier in getattr(curve, f"{what}_barriers")]
-                figures[f"{name}_{what}_{split}"] = max(barriers) if self.between == "path" else fmean(barriers)
-                figures[f"{name}_{what}_{split}_max"] = max(barriers)
+                figures[f"{name}_{what}_{split}"] = highest(barriers) if self.between == "path" else fmean(barriers)
+                figures[f"{name}_{what}_{split}_max"] = highest(barriers)
             figures[f"{name}_images_{split}"] = min(self.limit or sys.maxsize, lab.dataset.sizes[split])
             figures[f"{name}_curve_{split}"] = [
                 fmean(errors) for errors in zip(*(c.error for c in curves), strict=True)
@@ -96,10 +100,14 @@ class Connectivity:
     def ends(self, round: Round, previous: Round | None, lab: Lab) -> list[StateRef]:
         """The trained networks that are joined; fewer than two where there is nothing to join."""
         if self.between == "copies":
+            if not has_copies(round, self.rounds):
+                return []
             return [trained.state for trained in lab.copies(round.ticket, self.copies)]
         if self.between == "previous":
             return [previous.trained.state, round.trained.state] if previous is not None else []
-        return [*(known.trained.state for known in lab.history if known is not round), round.trained.state]
+        earlier = (known for known in lab.history if known.index < round.index)  # a control takes its ticket's place
+        before = [known for known in earlier if known.rewound in (None, round.rewound)]
+        return [*(known.trained.state for known in before), round.trained.state]
 
     def curves(self, ends: Sequence[StateRef], split: str, lab: Lab) -> list[Curve]:
         """The curve of every pair of ends, measured once."""

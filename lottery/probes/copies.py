@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from statistics import fmean
@@ -24,17 +25,17 @@ class DataOrder:
     """`l2_order`, `angle_order`: between copies of the round trained in different data orders, kept weights only.
 
     Means over all pairs of `copies` trainings, of which the round's own is one; L2, and degrees. Only in
-    these `rounds`; [] = in all.
+    these `rounds`; [] = in all. Nothing of a round that is not trained.
     """
 
     copies: int = 2
     rounds: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_copies("data_order", self.copies)
+        check_copies(self.copies)
 
     def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
-        if self.rounds and round.index not in self.rounds:
+        if not has_copies(round, self.rounds):
             return {}
         return apart(lab, "data order", lab.copies(round.ticket, self.copies), round.mask, "order")
 
@@ -45,6 +46,7 @@ class Pruning:
 
     Over the weights that the mask keeps. The unpruned training is the dense run's continuation from the rewind point:
     for tickets reset to the initial weights it is the dense training itself. Only in these `rounds`; [] = in all.
+    Nothing of a mask that was searched for: its weights do not start from a state of the dense run.
     """
 
     rounds: list[int] = field(default_factory=list)
@@ -56,7 +58,7 @@ class Pruning:
             raise ConfigError.of("rewind.weights", lab.rewind.options.weights, expected)
 
     def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
-        if round.index == 0 or (self.rounds and round.index not in self.rounds):
+        if round.index == 0 or round.search is not None or not has_copies(round, self.rounds):
             return {}
         unpruned = lab.train(replace(round.ticket, mask=Mask.ones(round.mask.shapes)))
         lab.measured["train unpruned"] = unpruned.key
@@ -77,7 +79,16 @@ def apart(lab: Lab, probe: str, trained: list[Trained], mask: Mask, name: str) -
     return {f"{key}_{name}": figure for key, figure in lab.evaluated(probe, inputs, compute).items()}
 
 
-def check_copies(probe: str, copies: int) -> None:
+def check_copies(copies: int) -> None:
     """Raise ConfigError for fewer copies than can be compared."""
     if copies < 2:
-        raise ConfigError.of(f"probes.{probe}.copies", copies, "a number ≥ 2: the round's own training is one of them")
+        raise ConfigError.of("copies", copies, "a number ≥ 2: the round's own training is one of them")
+
+
+def has_copies(round: Round, rounds: Sequence[int]) -> bool:
+    """Whether a round is one of `rounds` ([] = all) and is trained at all.
+
+    An untrained network, or a mask that was searched for and not tuned, has no copies but itself: every distance and
+    barrier between them would be 0, which says nothing of stability.
+    """
+    return round.ticket.steps > 0 and (not rounds or round.index in rounds)

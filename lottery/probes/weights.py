@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lottery.stability.distance import distance as distance_of
-from lottery.stability.pq import pq_by_layer, pq_index
+from lottery.stability.pq import least_density, pq_by_layer, pq_index
 
 if TYPE_CHECKING:
     from lottery.stages.lab import Lab
@@ -37,7 +37,10 @@ def between(one: StateRef, other: StateRef, mask: Mask, name: str) -> dict[str, 
 
 @dataclass(frozen=True)
 class PQ:
-    """`pq_layers`: the PQ index of each layer's kept weights after training (Diao et al. 2023), 0 < p < q."""
+    """`pq_layers`: the PQ index of each layer's kept weights after training (Diao et al. 2023), 0 < p < q.
+
+    `pq_least_layers`: the share of these weights that is to be kept at least, by the bound that the index gives.
+    """
 
     p: float = 0.5
     q: float = 1.0
@@ -48,4 +51,6 @@ class PQ:
         pq_index(np.ones(1), self.p, self.q)  # raises ConfigError for other p and q
 
     def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
-        return {"pq_layers": pq_by_layer(round.trained.state.tensors(), round.mask, self.p, self.q)}
+        found = pq_by_layer(round.trained.state.tensors(), round.mask, self.p, self.q)
+        least = {name: None if index is None else least_density(index, self.p, self.q) for name, index in found.items()}
+        return {"pq_layers": found, "pq_least_layers": least}

@@ -4,7 +4,8 @@ CKA(X, Y) = HSIC(X, Y) / √(HSIC(X, X) HSIC(Y, Y)); 1 for equal features, the s
 either. From n images HSIC is estimated without bias (Song et al. 2012, equation 5) in each minibatch and averaged over
 the batches (Nguyen et al. 2021, section 3), so that the result does not depend on the batch size, up to noise, and no
 more than one batch is ever held. The estimate of unrelated features scatters around 0 and may be negative; the
-biased CKA of Kornblith et al. 2019 is positive there (about .1 for 50 images of 8 features: methods.md 7.6).
+biased CKA of Kornblith et al. 2019 is positive there, by .1 for 50 images of 8 features. Of many more images than that,
+as the three-regime study takes it of test data, the two agree.
 """
 
 from __future__ import annotations
@@ -77,18 +78,3 @@ class CKA:
             between, ours, theirs = self._sums[pair].tolist() if pair in self._sums else (0.0, 0.0, 0.0)
             found[pair] = between / (sqrt(ours) * sqrt(theirs)) if ours > 0 and theirs > 0 else None
         return found
-
-
-def biased_cka(x: Tensor, y: Tensor) -> float | None:
-    """Linear CKA of all images at once, [n, ...] each (Kornblith et al. 2019, equation 4), as the three-regime study
-    takes it of logits: in [0, 1]; None where one of them is constant. By features where there are fewer of them than
-    images, else by images, which is the same number."""
-    x, y = precise(x.detach().flatten(1)), precise(y.detach().flatten(1))
-    if max(x.shape[1], y.shape[1]) <= len(x):
-        x, y = x - x.mean(0), y - y.mean(0)
-        products = [(x.T @ y).square().sum(), (x.T @ x).square().sum(), (y.T @ y).square().sum()]
-    else:
-        k, m = inner_products(x), inner_products(y)
-        products = [(k * m).sum(), (k * k).sum(), (m * m).sum()]
-    between, ours, theirs = (float(product) for product in products)
-    return between / (sqrt(ours) * sqrt(theirs)) if ours > 0 and theirs > 0 else None

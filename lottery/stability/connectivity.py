@@ -20,9 +20,6 @@ BNMode = Literal["interpolate", "recompute"]
 Score = tuple[float, float]
 """Mean loss, and error in [0, 1]."""
 
-STABLE = 0.02
-"""A barrier in error below this counts as stable (Frankle et al. 2020, section 3)."""
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -44,11 +41,6 @@ class Curve:
         """The barrier in error of each line, in [0, 1]."""
         return self._barriers(self.error)
 
-    @property
-    def stable(self) -> bool:
-        """Whether no line has a barrier in error of 2 % or more."""
-        return max(self.error_barriers) < STABLE
-
     def _barriers(self, values: list[float]) -> list[float]:
         steps = self.points - 1
         return [barrier(values[first : first + self.points]) for first in range(0, len(values) - 1, steps)]
@@ -60,8 +52,13 @@ def barrier(values: Sequence[float]) -> float:
     At least half the difference of the ends, so never negative. What is not a number counts as infinitely high; NaN
     where an end itself is not finite.
     """
-    highest = max(float("inf") if isnan(value) else value for value in values)
-    return highest - (values[0] + values[-1]) / 2
+    top = max(float("inf") if isnan(value) else value for value in values)
+    return top - (values[0] + values[-1]) / 2
+
+
+def highest(barriers: Sequence[float]) -> float:
+    """The largest; NaN where one of them is NaN, wherever it stands."""
+    return float("nan") if any(map(isnan, barriers)) else max(barriers)
 
 
 def along(

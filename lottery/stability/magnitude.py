@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from lottery.pruning.prune import Scope, prune_to
+from lottery.pruning.prune import prune_to
 from lottery.state import State
 from lottery.ticket import Mask
 
 
-def magnitude_mask(state: State, like: Mask, scope: Scope = "global") -> Mask:
-    """The largest weights of `state`: as many in all as `like` keeps, or (scope "layer") as many in each layer.
+def magnitude_mask(state: State, like: Mask) -> Mask:
+    """The largest weights of `state` over all layers together, as many as `like` keeps.
 
     Of equal magnitudes the earlier weight is pruned, as everywhere (`pruning.prune`), whose errors these are.
     """
     magnitudes = {name: state[name].abs() for name in like if name in state}
-    densities = like.layer_density if scope == "layer" else None
-    return prune_to(Mask.ones(like.shapes), magnitudes, like.density, densities=densities, scope=scope)
+    return prune_to(Mask.ones(like.shapes), magnitudes, like.density)

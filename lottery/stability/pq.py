@@ -36,6 +36,6 @@ def pq_by_layer(
     return {name: pq_index(select(state, name, np.asarray(kept[name])), p, q) for name in kept}
 
 
-def at_least(count: int, index: float, p: float = 0.5, q: float = 1.0, eta: float = 0.0) -> float:
-    """r = d (1 + η)^(-q/(q-p)) (1 - I)^(pq/(q-p)): the lower bound on how many of d weights of PQ index I to keep."""
-    return count * (1 + eta) ** (-q / (q - p)) * (1 - index) ** (p * q / (q - p))
+def least_density(index: float, p: float = 0.5, q: float = 1.0, eta: float = 0.0) -> float:
+    """r/d = (1 + η)^(-q/(q-p)) (1 - I)^(pq/(q-p)): the share of weights of PQ index I to keep at least, in (0, 1]."""
+    return float((1 + eta) ** (-q / (q - p)) * (1 - index) ** (p * q / (q - p)))

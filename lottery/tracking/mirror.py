@@ -15,7 +15,7 @@ from lottery.errors import LotteryError
 from lottery.files import file_digest
 from lottery.tracking.folder import Row
 from lottery.tracking.guard import harmless
-from lottery.tracking.rows import artifact_name, curve_rows, publishable, round_row, summary, tags
+from lottery.tracking.rows import artifact_name, curve_rows, publishable, round_row, search_rows, summary, tags
 from lottery.tracking.sink import Image, Item, MaskFile, Metrics, Recorded, RunInfo, Sink
 
 LOG = logging.getLogger("lottery")
@@ -28,6 +28,7 @@ class Mirror:
     control `round/control/KIND-COPY/test_accuracy`, against `round`. Training curves (`curve/val_loss`,
     `curve/control/KIND-COPY/val_loss`, …) are drawn against `curve/total_step`: the tickets' trainings laid end to end,
     each control beside its ticket. `curve/round` and `curve/step` say which training and which step of it a point is.
+    A search for a mask is `search/NAME`, as in search.csv, against `search/step`.
     Each ticket's mask is a version, alias `round-007`, of one artifact of type `mask`.
     """
 
@@ -61,6 +62,9 @@ class Mirror:
             self._tickets.append(row)
         for point in curve_rows(row, curve, self._curve_start):
             self._hand_over(Metrics(point))
+        if not row["control"]:
+            for point in search_rows(self.folder / "search.csv", row["round"]):
+                self._hand_over(Metrics(point))
         self._hand_over(Metrics(round_row(row)))
         if not row["control"]:
             self._hand_over(MaskFile.of(row, artifact_name(self.config.name, self.key), mask))

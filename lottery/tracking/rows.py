@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,15 @@ def probe_figures(row: Row) -> dict[str, float | None]:
         if name.startswith("probe/"):
             found |= {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
     return {name: value for name, value in found.items() if not isinstance(value, list)}
+
+
+def search_rows(path: Path, round: int) -> list[dict[str, float]]:
+    """The entries that a run folder's `search.csv` has of this round: search/NAME, its axis search/step."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        entries = [entry for entry in csv.DictReader(file) if int(entry["round"]) == round]
+    return [{f"search/{name}": float(value) for name, value in entry.items() if value} for entry in entries]
 
 
 def curve_rows(row: Row, curve: list[list[Any]], start: int) -> list[dict[str, float]]:

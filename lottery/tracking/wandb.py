@@ -76,6 +76,8 @@ class WandbSink:
         opened.define_metric("round/*", step_metric="round")
         opened.define_metric("curve/total_step")
         opened.define_metric("curve/*", step_metric="curve/total_step")
+        opened.define_metric("search/step")
+        opened.define_metric("search/*", step_metric="search/step")
 
     def metrics(self, figures: Figures) -> None:
         self.logger.log_metrics(figures)

@@ -247,8 +247,8 @@ def test_a_mask_with_nothing_left_is_said_to_be_left_out(make_run, row, drawn):
 def test_a_method_without_layers_or_scores_fails_nothing(make_run, row):
     run = make_run("a", [row(0, layer_density={}, test_accuracy=None, early_stop_step=None)])
     assert draw_study(run) == []
-    minimal = [{"round": 0, "control": None, "density_weights": 1.0, "test_accuracy": 0.9}]
-    assert names(draw_study(make_run("b", minimal))) == ["accuracy.png"]
+    minimal = [{"round": k, "control": None, "density_weights": 0.5**k, "test_accuracy": 0.9} for k in range(3)]
+    assert names(draw_study(make_run("b", minimal))) == ["accuracy.png"]  # no layers, no lines, no masks to overlap
 
 
 def test_a_configuration_of_almost_nothing_is_enough(make_run, row):

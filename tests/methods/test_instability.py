@@ -39,6 +39,25 @@ def test_tickets_are_those_of_imp_with_that_rewind_point(make_lab: MakeLab, star
     assert found[3].mask == lab.initial.mask
 
 
+def test_points_that_a_finished_dense_run_did_not_keep_are_filled_in(make_lab: MakeLab) -> None:
+    """By another study, say; and the trainings are the same."""
+    lab = make_lab()
+    dense = lab.train(lab.initial)
+    assert 7 not in dense.kept
+    filled, ticket = Instability(points=["7it"], measured=[1], rate=0.3)(lab)
+    assert filled.trained.key == dense.key
+    assert filled.trained.state == dense.state
+    other = make_lab(runs="fresh")
+    _, same = Instability(points=["7it"], measured=[1], rate=0.3)(other)
+    assert same.trained.state == ticket.trained.state
+
+
+def test_momentum_that_is_carried_on_is_kept(make_lab: MakeLab) -> None:
+    lab = make_lab("optim=momentum", "rewind.optimizer=keep")
+    *_, ticket = Instability(points=["7it"], measured=[2], rate=0.3)(lab)
+    assert ticket.ticket.optimizer is not None
+
+
 def study_of(tmp_path: Path, *overrides: str) -> Study:
     small = [override for override in SMALL if not override.startswith(("method.", "probes="))]
     method = ["method=instability", "method.points=[init,7it]", "method.measured=[0,1]", "method.rate=0.3"]
@@ -81,6 +100,8 @@ def test_without_barriers_there_is_no_figure(tmp_path: Path) -> None:
         (["method.points=[]"], "method.points: got []"),
         (["method.points=[5000it]"], "method.points: got '5000it', expected a step of the dense training"),
         (["method.points=[soon]"], "method.points: got 'soon'"),
+        (["rewind=lr"], "rewind.weights: got 'keep', expected rewind: its tickets start from method.points"),
+        (["rewind.weights=reset"], "rewind.weights: got 'reset', expected rewind"),
         (["method.measured=[]"], "method.measured: got []"),
         (["method.measured=[-1]"], "method.measured: got [-1]"),
         (["method.rate=1.5"], "method.rate: got 1.5"),

@@ -92,6 +92,30 @@ def test_without_a_mask_pruning_moves_nothing(make_lab: MakeLab, starts: list[St
     assert len(starts) - before == (0 if to == "init" else 1), "the same unpruned training for every round"
 
 
+def test_what_is_not_trained_has_no_copies(make_lab: MakeLab, starts: list[Start]) -> None:
+    """A mask that was searched for and not tuned, an untrained network: distances of 0 would look like stability."""
+    lab = make_lab()
+    lab.history = [Round(0, lab.untrained, lab.train(lab.untrained))]
+    before = len(starts)
+    for index in (0, 1):
+        round = replace(lab.dense, index=index)
+        for probe in (DataOrder(), Pruning(), Connectivity(points=3), Alignment(between="copies")):
+            figures = probe(round, None, lab)
+            assert not any(name.startswith(("l2", "angle", "lmc", "cka")) for name in figures), figures
+    assert len(starts) == before
+
+
+def test_a_searched_mask_has_no_unpruned_counterpart_in_the_dense_run(tmp_path: Path) -> None:
+    search = ["method=bip", "method.steps=10it", "method.density=0.3", "method.tune.steps=10it"]
+    kept = [override for override in SMALL if not override.startswith(("method.", "probes="))]
+    probes = ["probes=[copies,connectivity]", "probes.connectivity.points=3"]
+    dense, found = Study(composed([*kept, *search, *probes, f"paths.runs={tmp_path}"])).run()
+    assert found["steps"] == 10
+    assert "probe/l2_pruning" not in found
+    assert found["probe/l2_order"] > 0, "copies of its tuning"
+    assert dense["probe/l2_order"] > 0
+
+
 # -- connectivity -----------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +157,31 @@ def test_along_a_path_of_all_tickets(make_lab: MakeLab) -> None:
     assert len(path["lmc_path_curve_test"]) == 5
 
 
+def test_a_control_takes_its_tickets_place_on_the_path(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    dense, first, second = rounds_of(lab, 2)
+    probe = Connectivity(between="path")
+    control = lab.control(second, "random", 0)
+    expected = [dense.trained.state, first.trained.state, control.trained.state]
+    assert probe.ends(control, first, lab) == expected
+    assert probe.ends(second, first, lab) == [*expected[:2], second.trained.state]
+
+
+def test_a_path_holds_the_tickets_of_its_own_rewind_point(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    dense, first, second = rounds_of(lab, 2)
+    lab.history = [dense, replace(first, rewound=0), replace(second, rewound=7)]
+    ends = Connectivity(between="path").ends(replace(second, index=3, rewound=7), None, lab)
+    assert ends == [dense.trained.state, second.trained.state, second.trained.state]
+
+
+def test_only_copies_are_planned_as_trainings(tmp_path: Path) -> None:
+    for between, planned in (("copies", 6), ("previous", 3), ("path", 3)):
+        probe = ["probes=connectivity", f"probes.connectivity.between={between}"]
+        kept = [override for override in SMALL if not override.startswith("probes=")]
+        assert Study(composed([*kept, *probe, f"paths.runs={tmp_path}"])).trainings() == planned
+
+
 def test_fewer_images_are_others_and_are_reported(make_lab: MakeLab) -> None:
     lab = make_lab()
     *_, ticket = rounds_of(lab)
@@ -170,7 +219,7 @@ def test_curvature_is_that_of_the_kept_weights(make_lab: MakeLab) -> None:
 def small(tmp_path: Path, *overrides: str) -> DictConfig:
     kept = [override for override in SMALL if not override.startswith("probes=")]
     few = ["probes.gradient_norm.per_class=1", "probes.curvature.per_class=1", "probes.curvature.products=3"]
-    few += ["probes.curvature.samples=2", "probes.connectivity.points=3"]
+    few += ["probes.curvature.samples=2", "probes.connectivity.points=3", "probes.connectivity_previous.points=3"]
     return composed([*kept, "probes=full", *few, f"paths.runs={tmp_path}", *overrides])
 
 
@@ -178,10 +227,11 @@ def test_every_probe_in_a_study_with_controls(tmp_path: Path, starts: list[Start
     """Figures are JSON; copies are named in rounds/*.json, so that gc keeps them; a second run trains nothing."""
     study = Study(small(tmp_path, "controls.random=1", "method.rounds=1"))
     rows = study.run()
-    assert (study.folder.path / "figures" / "lmc.png").exists()
+    assert all((study.folder.path / "figures" / f"{name}.png").exists() for name in ("lmc", "lmc_previous"))
     assert len(starts) == study.trainings() + 1 == 7, "three, each twice, and the unpruned one (rewind.to=7it)"
     wanted = {"mask_hamming_previous", "mask_iou_magnitude", "density_effective", "pq_layers", "l2_from_dense"}
     wanted |= {"l2_order", "angle_pruning", "lmc_error_train", "lmc_loss_test_max", "cka_dense", "hessian_trace", "ece"}
+    wanted |= {"pq_least_layers", "lmc_previous_error_test", "cka_copies"}
     for row in rows[1:]:
         assert {f"probe/{name}" for name in wanted} <= row.keys()
         json.dumps(row, allow_nan=False)
@@ -206,7 +256,7 @@ def test_an_unfinished_study_keeps_its_copies(tmp_path: Path) -> None:
 
 
 def test_copies_only_in_the_rounds_that_are_asked_for(tmp_path: Path, starts: list[Start]) -> None:
-    rounds = [f"probes.{name}.rounds=[2]" for name in ("data_order", "pruning", "connectivity")]
+    rounds = [f"probes.{name}.rounds=[2]" for name in ("data_order", "pruning", "connectivity", "alignment_copies")]
     study = Study(small(tmp_path, "method.rounds=2", "rewind=init", "rewind.to=init", *rounds))
     rows = study.run()
     assert ["probe/l2_order" in row for row in rows] == [False, False, True]
@@ -231,7 +281,8 @@ def test_copies_only_in_the_rounds_that_are_asked_for(tmp_path: Path, starts: li
         (["probes=alignment", "probes.alignment.batch=3"], "probes.alignment.batch: got 3"),
         (["probes=curvature", "probes.curvature.per_class=9000"], "probes.curvature.per_class: got 9000"),
         (["probes=curvature", "probes.curvature.samples=0"], "probes.curvature.samples: got 0"),
-        (["probes=light", "probes.pq.p=2"], "p, q: got (2"),
+        (["probes=full", "probes.connectivity_previous.bn=none"], "probes.connectivity_previous.bn: got 'none'"),
+        (["probes=light", "probes.pq.p=2"], "probes.pq.p, q: got (2"),
     ],
 )
 def test_a_wrong_probe_is_one_line_and_writes_nothing(
@@ -240,5 +291,5 @@ def test_a_wrong_probe_is_one_line_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     outcome = call(*overrides, "tracker=none", "train.steps=20it")
     assert outcome.status == 2, outcome
-    assert message in outcome.line
+    assert outcome.line.startswith(f"lottery: {message}")
     assert not any(tmp_path.iterdir())

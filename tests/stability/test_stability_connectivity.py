@@ -159,10 +159,11 @@ def test_bad_paths() -> None:
 
 
 def test_scores_are_those_of_each_network_by_itself() -> None:
+    """In one pass over the data, which an iterator allows only once."""
     networks = [network(seed).eval() for seed in range(3)]
     shell = network(7).train()
     before = copy.deepcopy(shell.state_dict())
-    found = scores(shell, [made.state_dict() for made in networks], batches())
+    found = scores(shell, [made.state_dict() for made in networks], iter(batches()))
     images, labels = (torch.cat(part) for part in zip(*batches(), strict=True))
     for made, (loss, error) in zip(networks, found, strict=True):
         logits = made(images).detach()

@@ -142,7 +142,7 @@ def test_a_study_is_one_run_and_leaves_no_trace_elsewhere(study: Any, finished: 
     assert "somebody" not in json.dumps(config)
 
     axes = {m["glob_name"]: m["step_metric"] for m in of("metric", finished["records"]) if "glob_name" in m}
-    assert axes == {"round/*": "round", "curve/*": "curve/total_step"}
+    assert axes == {"round/*": "round", "curve/*": "curve/total_step", "search/*": "search/step"}
 
     rows = [row for row in history(finished["records"]) if "round" in row]
     assert [row["round"] for row in rows] == [0, 1, 1, 1, 2, 2, 2]
