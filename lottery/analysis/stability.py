@@ -28,7 +28,7 @@ NAMED = 15  # curves of an axis that a legend can name
 LINES = {  # of the probe's figures: what its lines join
     "lmc": "position on the line between two copies",
     "lmc_previous": "position on the line from the round before",
-    "lmc_path": "position on the path: the n-th network of it lies at n",
+    "lmc_path": "position on the path: 0 is the dense network, n the n-th after it",
 }
 
 
@@ -93,7 +93,10 @@ def _draw(tickets: Sequence[Row], name: str, heading: str, path: Path) -> bool:
             place.tick_params(labelbottom=True)
         figure.supxlabel(LINES[name], fontsize="medium")
         figure.supylabel(f"{split} error (%)", fontsize="medium")
-        _key(figure, axes[: len(groups)], lowest)
+        if name == "lmc_path":
+            axes[0].xaxis.get_major_locator().set_params(integer=True)
+        else:
+            _key(figure, axes[: len(groups)], lowest)
     return True
 
 
