@@ -41,7 +41,7 @@ FURTHER: dict[str, list[str]] = {
     **{name: ["method.steps=2it"] for name in PRESETS if name.startswith(("bip", "jackpot", "edge_popup"))},
 }  # fmt: skip
 # Presets whose images lie in folders and whose weights are downloaded run on what `make_data` can make.
-INSTEAD = dict.fromkeys(("bip_resnet50", "jackpot_resnet50"), ["data=cifar10"])
+INSTEAD = {"bip_resnet50": ["data=cifar10"], "jackpot_resnet50": ["data=cifar10"]}
 FURTHER["bip_resnet50"] += ["optim.lr=1e-4", "method.weights.lr=1e-4"]
 FURTHER["jackpot_resnet50"] += ["model.pretrained=false", "method.start=dense", "optim.lr=1e-4"]
 

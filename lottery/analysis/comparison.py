@@ -13,13 +13,13 @@ import numpy as np
 
 from lottery.analysis.masks import PackedMask, check_alike, read_mask, read_state
 from lottery.analysis.read import Row, read_config, read_rounds
-from lottery.analysis.style import percent, title
+from lottery.analysis.style import SEARCHES, percent, title
 from lottery.errors import LotteryError
 from lottery.stability.distance import distance
 from lottery.stability.overlap import Overlap, overlap
 
 TOLERANCE = 0.01  # by which densities that count as equal may differ, relatively
-TITLED = ("IMP", "Instability", "PruningAtInit", "RandomPruning", "Regimes")  # methods that `title` has words for
+TITLED = ("IMP", "Instability", "PruningAtInit", "RandomPruning", "Regimes", *SEARCHES)  # those `title` has words for
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from lottery.analysis.curves import Curve, Point, check_one_experiment, curves, 
 from lottery.analysis.instability import barrier_key, draw_instability
 from lottery.analysis.read import Row, read_config, read_rounds
 from lottery.analysis.regimes import draw_regimes
+from lottery.analysis.search import draw_search
 from lottery.analysis.stability import draw_lines, draw_rounds
 from lottery.analysis.style import DENSE, EMPTY, WIDTH, Look, canvas, looks, percent, spaced, title
 
@@ -24,7 +25,7 @@ LONGEST_NAME = 32  # characters
 
 def draw_study(run: Path) -> list[Path]:
     """Draw a study into `run`/figures: accuracy.png and early_stop.png (or instability.png, regimes.png), and of each
-    layer_density.png, lmc.png (lmc_previous.png, lmc_path.png) and mask_overlap.png. Returns their paths.
+    layer_density.png, lmc.png (lmc_previous.png, lmc_path.png), search.png and mask_overlap.png. Returns their paths.
 
     A figure for which nothing was measured (early stopping without a validation split) is neither drawn nor returned.
     Raises LotteryError where `run` is no run folder.
@@ -43,6 +44,8 @@ def draw_study(run: Path) -> list[Path]:
     layers, shared = folder / "layer_density.png", folder / "mask_overlap.png"
     paths += [layers] if _draw_layers(rows, heading, layers) else []
     paths += draw_lines(rows, heading, folder)
+    searched = folder / "search.png"
+    paths += [searched] if draw_search(run, heading, searched) else []
     return [*paths, shared] if draw_rounds(run, rows, heading, shared) else paths
 
 

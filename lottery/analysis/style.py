@@ -105,6 +105,13 @@ ALLOCATIONS = {
 }
 
 
+SEARCHES = {  # methods that search for masks by scores
+    "BiP": "BiP",
+    "Jackpot": "jackpot",
+    "EdgePopup": "edge-popup",
+}
+
+
 def looks(controls: Iterable[str | None]) -> list[Look]:
     """How the curves of a figure look, in the order of the legend: the ticket first."""
     given = set(controls)
@@ -202,6 +209,8 @@ def _method(config: dict[str, Any]) -> str:
     kind = _target(method)
     if kind == "RandomPruning":
         return f"random, {ALLOCATIONS.get(_target(method.get('allocation')), 'own allocation')}"
+    if kind in SEARCHES:
+        return SEARCHES[kind] + _searched(method)
     if kind == "Regimes":
         return "three regimes"
     if kind == "Instability":
@@ -209,6 +218,16 @@ def _method(config: dict[str, Any]) -> str:
     if kind == "PruningAtInit":
         return f"{CRITERIA.get(_target(config.get('criterion')), 'own criterion')} at init"
     return _rewind(config)
+
+
+def _searched(method: dict[str, Any]) -> str:
+    """What is not the usual in a search."""
+    pattern, restriction = method.get("pattern", "unstructured"), method.get("short_restriction", "none")
+    tune = str((method.get("tune") or {}).get("steps", "0it"))
+    words = " by the released update" if method.get("variant") == "repo" else ""
+    words += {"unstructured": "", "filter": ", filters", "channel": ", input channels"}.get(pattern, f", {pattern}")
+    words += "" if restriction == "none" else f", restriction {restriction}"
+    return words + ("" if tune in ("0it", "0ep", "init") else f", tuned for {tune}")
 
 
 def _target(node: Any) -> str:

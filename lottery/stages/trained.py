@@ -65,5 +65,8 @@ class Trained:
 
     def _kept(self, step: int) -> Kept:
         if step not in self.kept:
-            raise LotteryError(f"step {step} of training {self.key[:12]} was not kept; kept: {sorted(self.kept)}")
+            raise LotteryError(
+                f"step {step} of training {self.key[:12]} was not kept; kept: {sorted(self.kept)}; "
+                f"lab.train(ticket, keep=[{step}]) fills it in"
+            )
         return self.kept[step]

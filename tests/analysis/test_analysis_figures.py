@@ -386,6 +386,11 @@ def test_tick_labels_do_not_touch(make_run, row, drawn, depth):
          "LeNet-300-100 on CIFAR-10 (2,000 images), reset to init, seed 0"),
         ({"data": {"name": "mine"}}, "LeNet-300-100 on mine, reset to init, seed 0"),
         ({"model": {"_target_": "a.b.transformer", "depth": 3}}, "transformer on MNIST, reset to init, seed 0"),
+        ({"method": {"_target_": "lottery.methods.bip.BiP", "variant": "repo", "pattern": "filter"}},
+         "LeNet-300-100 on MNIST, BiP by the released update, filters, seed 0"),
+        ({"method": {"_target_": "a.Jackpot", "short_restriction": "quartic", "tune": {"steps": "10ep"}}},
+         "LeNet-300-100 on MNIST, jackpot, restriction quartic, tuned for 10ep, seed 0"),
+        ({"method": {"_target_": "a.EdgePopup", "pattern": "2:4"}}, "LeNet-300-100 on MNIST, edge-popup, 2:4, seed 0"),
     ],
 )  # fmt: skip
 def test_the_title_says_what_was_studied(config, changes, text):
