@@ -200,6 +200,16 @@ def test_what_is_constant_goes_where_it_comes_to_zero() -> None:
     assert_equal_logits(network, small)
 
 
+@torch.no_grad()
+def test_a_channel_that_its_normalisation_silences_goes() -> None:
+    network = lively(vgg(shape=SHAPE, classes=5, depth=11, width=8))
+    network.bn1.weight[:3] = 0
+    network.bn1.bias[:2], network.bn1.bias[2] = 0, 1
+    small = shrink(network, images())
+    assert small.conv1.out_channels == small.conv2.in_channels == 6
+    assert_equal_logits(network, small)
+
+
 def test_a_channel_that_was_only_dark_on_these_images_stays() -> None:
     """A ReLU that no image has lit is no proof."""
     network = mlp(shape=SHAPE, classes=5, hidden=[6]).eval()
@@ -305,15 +315,35 @@ class Halves(Odd):
 
 
 class Pixels(Odd):
-    """A linear layer over the pixels of each channel: its features are no channels, however the numbers fall."""
+    """A linear layer over the pixels of each channel: its features are no channels."""
 
-    def __init__(self, pixels: int = 256, rows: int = 1) -> None:
-        super().__init__(4 * rows)
-        self.lin, self.rows = nn.Linear(pixels // rows, 5), rows
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Linear(256, 5)
 
     def between(self, y: Tensor, x: Tensor) -> Tensor:
-        found = self.lin(y.flatten(1).view(len(y), 4 * self.rows, -1))
-        return found.unsqueeze(-1)
+        return self.b(y.reshape(4 * len(y), 256)).view(len(y), 4, 5, 1)
+
+
+class Padded(Odd):
+    """Two channels of zeros in front: what was first is third."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+
+    def between(self, y: Tensor, x: Tensor) -> Tensor:
+        return F.pad(y, (0, 0, 0, 0, 2, 0))
+
+
+class Tall(Odd):
+    """Put together along the height, not along the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Conv2d(3, 4, 1)
+
+    def between(self, y: Tensor, x: Tensor) -> Tensor:
+        return torch.cat([y, self.b(x)], 2)
 
 
 class Brightened(Odd):
@@ -330,7 +360,7 @@ class Exponential(Odd):
         return torch.sigmoid(y)
 
 
-UNCERTAIN = [Softmax, Normed, Centred, Twice, Shuffled, Grouped, Standard, Gated, Halves, Pixels]
+UNCERTAIN = [Softmax, Normed, Centred, Twice, Shuffled, Grouped, Standard, Gated, Halves, Pixels, Padded, Tall]
 
 
 @pytest.mark.parametrize("kind", [*UNCERTAIN, Brightened, Exponential])
@@ -348,7 +378,7 @@ def test_what_is_not_certain_stays(kind: type[Odd]) -> None:
 @torch.no_grad()
 def test_nor_does_what_the_classifier_ignores(kind: type[Odd]) -> None:
     network = kind().eval()
-    network.b.weight[:, :2] = network.c.weight[:, :2] = 0
+    network.b.weight[:, : network.b.weight.shape[1] // 2] = network.c.weight[:, :2] = 0
     small = shrink(network, images())
     assert small.a.out_channels == 4
     assert_equal_logits(network, small)

@@ -1,0 +1,1 @@
+"""Trained tickets as smaller networks: dead channels removed, ONNX, and how to load them again."""
