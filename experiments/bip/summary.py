@@ -20,6 +20,8 @@ DENSITIES = (0.1, 0.0215443, 0.01)
 LOOKS = {  # method: colour and marker
     "BiP": ("#0072B2", "o"),
     "BiP, released update": ("#56B4E9", "s"),
+    "mask fixed, scaled |θ|": ("#CC79A7", "P"),
+    "mask fixed, |θ|": ("#882255", "p"),
     "IMP": ("#D55E00", "D"),
     "one-shot magnitude": ("#E69F00", "v"),
     "SNIP": ("#009E73", "^"),
@@ -31,6 +33,8 @@ def method_of(run: str) -> str:
     method = read_config(Path(run))["method"]
     kind = method["_target_"].rpartition(".")[2]
     if kind == "BiP":
+        if method["scores"]["lr"] == 0:
+            return {"scaled": "mask fixed, scaled |θ|", "magnitude": "mask fixed, |θ|"}[method["initial"]]
         return "BiP" if method["variant"] == "paper" else "BiP, released update"
     if kind == "IMP":
         return "one-shot magnitude" if method["one_shot"] else "IMP"
@@ -52,11 +56,10 @@ def table_of(runs: list[Path]) -> pd.DataFrame:
     )
     found = rows[rows["nominal"] > 0].copy()
     trainings = {"IMP": lambda row: row["round"] + 1, "one-shot magnitude": lambda row: 2}
-    trainings |= dict.fromkeys(("SNIP", "random (ERK)", "BiP", "BiP, released update"), lambda row: 1)
+    spent = found["search_batches"].fillna(0)
     found["batches"] = [
-        trainings[row["method"]](row) * steps[row["seed"]] + (row["search_batches"] if "BiP" in row["method"] else 0)
-        for _, row in found.iterrows()
-    ]
+        trainings.get(row["method"], lambda row: 1)(row) * steps[row["seed"]] for _, row in found.iterrows()
+    ] + spent.where(~found["method"].str.startswith("mask fixed"), spent / 2)  # whose second batch moves nothing
     table = found.set_index(["method", "nominal", "seed"])[["test", "batches"]].sort_index()
     return table.assign(dense=dense.reindex(table.index.get_level_values("seed")).to_numpy())
 

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter
 
 from lottery.analysis.read import frame, read_config
 from lottery.analysis.search import read_search
@@ -34,16 +35,14 @@ def table_of(runs: list[Path]) -> pd.DataFrame:
     dense = rows[rows["round"] == 0].groupby("seed")["test"].first()
     found = rows[rows["round"] == 1].copy()
     found["dense"] = found["seed"].map(dense)
-    found["reaches"] = [first_within(Path(run)) for run in found["run"]]
+    found["dense_val"] = found["seed"].map(rows[rows["round"] == 0].groupby("seed")["val_accuracy"].first())
+    found["reaches"] = [first_at(Path(row["run"]), row["dense_val"] - 0.005) for _, row in found.iterrows()]
     return found.set_index(["nominal", "start", "restriction", "seed"]).sort_index()
 
 
-def first_within(run: Path, points: float = 1.0) -> float:
-    """The first step from which on the search's validation accuracy is within so many points of its last one."""
-    curve = [(entry["step"], 100 * (entry["val_accuracy"] or 0)) for entry in read_search(run)]
-    last = curve[-1][1]
-    outside = [step for step, accuracy in curve if accuracy < last - points]
-    return float(next(step for step, _ in curve if not outside or step > outside[-1]) or 0)
+def first_at(run: Path, accuracy: float) -> float:
+    """The first step at which the search's validation accuracy is as high."""
+    return next(entry["step"] or 0.0 for entry in read_search(run) if (entry["val_accuracy"] or 0) >= accuracy)
 
 
 def spread(values: pd.Series, form: str = "{:.2f}") -> str:
@@ -72,11 +71,14 @@ def draw(table: pd.DataFrame, path: Path) -> None:
                         linestyle=style,
                         label=f"from {start}, restriction {restriction}",
                     )
-            axes.axhline(100 - table["dense"].mean(), color=DENSE, linestyle=(0, (1, 2)), label="dense (test)")
+            axes.axhline(100 - 100 * table["dense_val"].mean(), color=DENSE, linestyle=(0, (1, 2)), label="dense")
             axes.set_title(f"{percent(density)} % of the weights", fontsize="medium")
             axes.set_xlabel("step of the search")
             axes.set_yscale("log")
-            axes.grid(axis="y", which="both")
+            axes.yaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50, 100]))
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.grid(axis="y")
         panels[0].set_ylabel("validation error (%), log scale")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
@@ -89,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = table_of(arguments.runs)
     print(f"dense: {spread(table['dense'].groupby('seed').first())}\n")
-    print("| density | mask starts | restriction | test accuracy | settled from step |\n|---|---|---|---|---|")
+    print("| density | mask starts | restriction | test accuracy | step at dense - 0.5 points |\n|---|---|---|---|---|")
     for density in DENSITIES:
         for start in COLOURS:
             for restriction in RESTRICTIONS:
