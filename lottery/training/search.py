@@ -76,6 +76,9 @@ class Search:
         if self.pattern not in ("unstructured", *GROUPS) and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", self.pattern):
             expected = f"unstructured, {', '.join(GROUPS)}, or N:M such as 2:4{nearest(self.pattern, GROUPS)}"
             raise ConfigError.of("method.pattern", self.pattern, expected)
+        size = sum(shape.numel() for shape in shapes.values())
+        if self.pattern == "unstructured" and self.counts is None and round(self.density * size) < 1:
+            raise ConfigError.of("method.density", self.density, f"at least {1 / size:.4g}, one of the {size:,} weights")
         self.rule(shapes)
 
     def top(self, shapes: Mapping[str, torch.Size]) -> Rule:

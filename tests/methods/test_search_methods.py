@@ -212,6 +212,8 @@ def test_tuning_keeps_removed_filters_silent(study: Callable[..., Any]) -> None:
         (["method=bip", "method.gamma=0"], "method.gamma: got 0.0, expected a number > 0, or null"),
         (["method=bip", "method.inner=0"], "method.inner: got 0"),
         (["method=bip", "method.variant=released"], "method.variant: got 'released', expected one of paper, repo"),
+        (["method=bip", "method.density=1e-7"], "method.density: got 1e-07, expected at least .*, one of the"),
+        (["method=bip", "method.pattern=4:2"], "method.pattern: got '4:2', expected N:M with 0 < N <= M"),
         (["method=bip", "method.density=0"], "method.density: got 0.0"),
         (["method=bip", "method.steps=0it"], "method.steps: got '0it', expected a time longer than zero"),
         (["method=bip", "method.scores.lr=-1"], "method.scores.lr: got -1.0, expected a number ≥ 0"),
