@@ -78,7 +78,8 @@ class Search:
             raise ConfigError.of("method.pattern", self.pattern, expected)
         size = sum(shape.numel() for shape in shapes.values())
         if self.pattern == "unstructured" and self.counts is None and round(self.density * size) < 1:
-            raise ConfigError.of("method.density", self.density, f"at least {1 / size:.4g}, one of the {size:,} weights")
+            expected = f"at least {1 / size:.4g}, one of the {size:,} weights"
+            raise ConfigError.of("method.density", self.density, expected)
         self.rule(shapes)
 
     def top(self, shapes: Mapping[str, torch.Size]) -> Rule:
