@@ -20,8 +20,8 @@ DENSITIES = (0.1, 0.0215443, 0.01)
 LOOKS = {  # method: colour and marker
     "BiP": ("#0072B2", "o"),
     "BiP, released update": ("#56B4E9", "s"),
-    "mask fixed, scaled |θ|": ("#CC79A7", "P"),
-    "mask fixed, |θ|": ("#882255", "p"),
+    "mask fixed, scaled magnitude": ("#CC79A7", "P"),
+    "mask fixed, magnitude": ("#882255", "p"),
     "IMP": ("#D55E00", "D"),
     "one-shot magnitude": ("#E69F00", "v"),
     "SNIP": ("#009E73", "^"),
@@ -34,7 +34,7 @@ def method_of(run: str) -> str:
     kind = method["_target_"].rpartition(".")[2]
     if kind == "BiP":
         if method["scores"]["lr"] == 0:
-            return {"scaled": "mask fixed, scaled |θ|", "magnitude": "mask fixed, |θ|"}[method["initial"]]
+            return {"scaled": "mask fixed, scaled magnitude", "magnitude": "mask fixed, magnitude"}[method["initial"]]
         return "BiP" if method["variant"] == "paper" else "BiP, released update"
     if kind == "IMP":
         return "one-shot magnitude" if method["one_shot"] else "IMP"
