@@ -72,7 +72,7 @@ def spread(values: pd.Series, form: str = "{:.2f}") -> str:
 def draw(table: pd.DataFrame, path: Path) -> None:
     """A panel a density: mean test error against the batches spent, bars from the lowest to the highest seed."""
     n = table.index.get_level_values("seed").nunique()
-    heading = f"LeNet-300-100 on MNIST: what a mask costs and gives, mean and range of {n} seeds"
+    heading = f"LeNet-300-100 on MNIST: cost and accuracy, mean and range of {n} seeds"
     with canvas(path, heading, height=4.0) as figure:
         panels = figure.subplots(1, len(DENSITIES), sharey=True)
         for axes, density in zip(panels, DENSITIES, strict=True):
@@ -95,7 +95,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             axes.grid(axis="y")
         panels[0].set_ylabel("test error (%), log scale")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
 
 
 def main() -> None:
