@@ -26,7 +26,7 @@ def test_every_option_of_every_group_composes() -> None:
     for number in range(max(map(len, listed.values()))):
         chosen = [f"{group}={options[number % len(options)]}" for group, options in listed.items()]
         needed = ["schedule.milestones=[2ep,4ep]"] if "schedule=multistep" in chosen else []
-        needed += ["allocation=erk"] if "method=random" in chosen else []
+        needed += ["allocation=erk"] if {"method=random", "method=jackpot"} & set(chosen) else []
         if "tracker=trackio" in chosen and find_spec("trackio") is None:
             with pytest.raises(ConfigError, match="pip install trackio"):
                 composed([*chosen, *needed])
