@@ -117,7 +117,7 @@ class Study:
                 lab.history.append(round)
             row = self.record(round, previous, lab)
             tracker.round(row, round.trained.result["curve"], self.folder.mask_path(row))
-            self.terminal.round(row, round.trained.cached)
+            self.terminal.round(row, round.cached)
             rows.append(row)
         from lottery.analysis.figures import draw_study  # matplotlib is slow to import, and needed only here
 
@@ -161,6 +161,8 @@ class Study:
     def record(self, round: Round, previous: Round | None, lab: Lab) -> Row:
         """Measure a round and write it down."""
         row = self.row(round, lab)
+        if round.search is not None and round.search.cached:
+            lab.reused.append(round.search.environment())
         lab.measured.clear()
         lab.on_copy = partial(self.note_copy, round)
         for probe in self.probes.values():
@@ -171,8 +173,6 @@ class Study:
         if round.search is not None:
             row |= self.searched(round.search)
             self.folder.add_search(row, round.search)
-            if round.search.cached:
-                lab.reused.append(round.search.environment())
         parent = previous.mask.digest if previous is not None else None
         return self.folder.add(row, self.details(round, parent, lab), round.mask, parent)
 
@@ -195,7 +195,7 @@ class Study:
             "steps": result["steps"],
             **{name: result[name] for name in SCORES},
             "seconds": float(f"{result['seconds'] + searched:.3f}"),
-            "cached": round.trained.cached,
+            "cached": round.cached,
             "mask_digest": mask.digest,
             "weights_digest": weights_digest(round.trained.state.tensors(), mask),
         }

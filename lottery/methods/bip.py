@@ -48,6 +48,8 @@ class BiP:
             raise ConfigError.of("method.variant", self.variant, expected)
         if self.inner < 1:
             raise ConfigError.of("method.inner", self.inner, "a number of steps ≥ 1")
+        if self.variant == "repo" and self.inner != 1:
+            raise ConfigError.of("method.inner", self.inner, "1, as the released code has it (method.variant=repo)")
         if self.gamma is not None and not self.gamma > 0:
             raise ConfigError.of("method.gamma", self.gamma, "a number > 0, or null to leave the implicit gradient out")
         for name in ("scores", "weights", "tune"):

@@ -24,7 +24,8 @@ class EdgePopup:
     """One search for a mask of `density`; one round beside the untrained network."""
 
     density: float = 0.5
-    pattern: str = "unstructured"  # unstructured, filter, channel, or N:M such as 2:4
+    # unstructured, filter (removed ones return only where their normalisation's shift is not 0), channel, or N:M as 2:4
+    pattern: str = "unstructured"
     scope: str = "layer"  # layer: each keeps the same share; global: all weights are ranked together
     steps: str = "10ep"
     initial: str = "kaiming_uniform"  # the scores at the start

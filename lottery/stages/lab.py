@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lottery.config import Config
+from lottery.config import Config, Optim
 from lottery.data.dataset import Batch, Dataset
 from lottery.data.load import load
 from lottery.data.options import Data
@@ -179,6 +179,10 @@ class Lab:
         if not self.ranks.alone:
             raise ConfigError.of("trainer.devices", self.config.trainer.devices, "1: a search runs on one device")
         search.check(self.initial.mask.shapes)
+        if self.config.controls.invert:
+            raise ConfigError.of(
+                "controls.invert", self.config.controls.invert, "0: a search ranks no weights to invert"
+            )
         wanted = [f"controls.{kind}" for kind, count in vars(self.config.controls).items() if count]
         if wanted and not self.duration(tune.steps, "method.tune.steps"):
             raise ConfigError(
@@ -193,7 +197,7 @@ class Lab:
         if self.stop:
             raise Interrupted(self.stop.signum or 0, "before a mask was searched for")
         total = self.duration(steps, "method.steps")
-        optim, rate = (weights.optim(), weights.rate(total)) if weights else (search.optim, search.lr)
+        optim, rate = (self._clipped(weights), weights.rate(total)) if weights else (search.optim, search.lr)
         recipe = replace(self.recipe, total=total, optim=optim, lr=rate)
         full = Mask.ones(self.initial.mask.shapes)
         return searched(self._trainings, Ticket(full, state, 0, 0, total, recipe=recipe), search)
@@ -201,10 +205,14 @@ class Lab:
     def tuned(self, index: int, found: Searched, tune: Tuning) -> Round:
         """The round of a mask that was found: its kept weights tuned from where the search left them, if at all."""
         steps = self.duration(tune.steps, "method.tune.steps")
-        recipe = replace(self.recipe, total=steps, optim=tune.optim(), lr=tune.rate(steps)) if steps else None
+        recipe = replace(self.recipe, total=steps, optim=self._clipped(tune), lr=tune.rate(steps)) if steps else None
         silent = found.result["silent"]
         ticket = Ticket(found.mask, found.state, 0, found.result["batches"], steps, recipe=recipe, silent=silent)
-        return Round(index, ticket, self.train(ticket), search=found)
+        return Round(index, ticket, self.train(ticket), rewound=0, search=found)
+
+    def _clipped(self, phase: Phase) -> Optim:
+        """A phase's optimizer, with the study's limit of the gradient's norm."""
+        return replace(phase.optim(), clip_norm=self.recipe.optim.clip_norm)
 
     def follow(self) -> None:
         """On any rank but the first: train along whenever rank 0 trains."""

@@ -30,5 +30,10 @@ class Round:
     search: Searched | None = None
 
     @property
+    def cached(self) -> bool:
+        """Whether nothing had to be trained, or searched for."""
+        return self.trained.cached and (self.search is None or self.search.cached)
+
+    @property
     def mask(self) -> Mask:
         return self.ticket.mask

@@ -15,7 +15,7 @@ from lottery.stages.store import recorded_environment
 from lottery.stages.train import TrainRun, TrainStages
 from lottery.state import State, StateRef, save_state, state_digest
 from lottery.ticket import Mask, Ticket
-from lottery.training.module import Hooks, MaskedTraining, Progress
+from lottery.training.module import Hooks, MaskedTraining, Progress, snapshot
 from lottery.training.search import ScoreSearch, Search
 from lottery.training.searches import KINDS
 
@@ -34,7 +34,7 @@ class Searched:
 
     @property
     def state(self) -> StateRef:
-        """The network that was found, its pruned weights exactly zero."""
+        """The network at the end of the search: θ, also of pruned weights, which a ticket's own mask then removes."""
         return StateRef.file(self.folder / "state.safetensors", self.result["state_digest"])
 
     @property
@@ -106,7 +106,7 @@ class SearchRun(TrainRun):
     def finish(self, module: MaskedTraining) -> None:
         """Write mask, network and scores, and seal the stage."""
         assert isinstance(module, ScoreSearch)
-        state, mask, scores = module.snapshot(), module.found(), module.found_scores()
+        state, mask, scores = snapshot(module.network), module.found(), module.found_scores()
         self.lease.check()
         save_state(state, self.stage.folder / "state.safetensors")
         save_state(scores, self.stage.folder / "scores.safetensors")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.func import functional_call
 
 from lottery.config import Optim
 from lottery.data.dataset import Batch
-from lottery.errors import ConfigError, nearest
+from lottery.errors import ConfigError, LotteryError, nearest
 from lottery.pruning.structure import followers
 from lottery.search.initial import INITIAL, two_level
 from lottery.search.restriction import Swaps
@@ -28,12 +29,13 @@ from lottery.search.rules import NM, Rule, TopGroups, TopK, TopKGlobal
 from lottery.seeding import derive
 from lottery.state import State
 from lottery.ticket import Mask
-from lottery.training.module import MaskedTraining, snapshot
+from lottery.training.module import MaskedTraining, NonFiniteLoss, snapshot
 from lottery.training.optim import build_optimizer, load_optimizer_state_, optimizer_state
 from lottery.training.schedule import LearningRate
 
 GROUPS = {"filter": 0, "channel": 1}  # pattern: the dimension along which groups lie
 LEVELS = ("two_level", "two_level_random")  # scores 0.99 and 1, by magnitude or at random
+LOWER = "a lower method.scores.lr (or method.weights.lr) may help"
 BINS = 20  # of the histograms of scores
 
 
@@ -81,6 +83,12 @@ class Search:
             expected = f"at least {1 / size:.4g}, one of the {size:,} weights"
             raise ConfigError.of("method.density", self.density, expected)
         self.rule(shapes)
+        if ":" in self.pattern:
+            n, m = (int(number) for number in self.pattern.split(":"))
+            if abs(self.density - n / m) > 1e-9:
+                raise ConfigError.of(
+                    "method.density", self.density, f"{n / m:.6g}, which method.pattern={self.pattern} keeps"
+                )
 
     def top(self, shapes: Mapping[str, torch.Size]) -> Rule:
         """The mask of the highest scores. ConfigError where layers of these shapes cannot have the pattern."""
@@ -209,10 +217,14 @@ class ScoreSearch(MaskedTraining):
 
     # -- what an update is made of ----------------------------------------------------------------------------------
 
-    def loss_of(self, batch: Batch, statistics: bool = True) -> Tensor:
-        """The loss at z = m ⊙ θ, with the graph down to z; `statistics` of normalisation are updated, or left alone."""
+    def loss_of(self, batch: Batch, statistics: bool = True, silent: bool = True) -> Tensor:
+        """The loss at z = m ⊙ θ, with the graph down to z; `statistics` of normalisation are updated, or left alone.
+
+        With `silent` what goes with removed filters is zero too. Then these have no gradient, so that of the scores is
+        taken without, as the papers write it.
+        """
         images, labels = batch
-        self.mask_effective_()
+        self.mask_effective_(silent)
         tensors: dict[str, Tensor] = dict(zip(self.held_names, self.effective, strict=True))
         if not statistics:
             tensors |= {name: buffer.clone() for name, buffer in self.network.named_buffers()}
@@ -221,10 +233,13 @@ class ScoreSearch(MaskedTraining):
             return F.cross_entropy(logits, labels)
 
     @torch.no_grad()
-    def mask_effective_(self) -> None:
+    def mask_effective_(self, silent: bool = True) -> None:
         """z = m ⊙ θ."""
-        for effective, value, mask in zip(self.effective, self.held, self.held_masks, strict=True):
-            torch.mul(value, mask, out=effective)
+        for number, (effective, value) in enumerate(zip(self.effective, self.held, strict=True)):
+            if silent or number < len(self.weights):
+                torch.mul(value, self.held_masks[number], out=effective)
+            else:
+                effective.copy_(value)
 
     def gradient(self, loss: Tensor) -> list[Tensor]:
         """q = ∂loss/∂z of the prunable weights."""
@@ -254,7 +269,10 @@ class ScoreSearch(MaskedTraining):
     @torch.no_grad()
     def project(self, step: int) -> None:
         """The mask that the rule takes from the scores after `step`; swaps are counted."""
-        self.swaps += self.rule(self.ranked(), self.masks, (step + 1) / self.end)
+        try:
+            self.swaps += self.rule(self.ranked(), self.masks, (step + 1) / self.end)
+        except LotteryError as error:
+            raise NonFiniteLoss(f"step {step}: {error}; {LOWER}") from error
 
     def ranked(self) -> list[Tensor]:
         return self.ranked_of([score.detach() for score in self.scores])
@@ -311,6 +329,9 @@ class ScoreSearch(MaskedTraining):
         kept = sum(int(mask.sum(dtype=torch.float64)) for mask in self.masks)
         ranked = torch.cat([score.flatten() for score in self.ranked()])
         low, high = float(ranked.min()), float(ranked.max())
+        if not isfinite(low) or not isfinite(high):
+            raise NonFiniteLoss(f"step {progress.step}: scores are not finite; {LOWER}")
+        histogram = sum(torch.histc(part.float(), BINS, low, high).long() for part in ranked.split(2**24))
         entry = {
             "step": progress.step,
             "train_loss": float(progress.losses.mean()) if len(progress.losses) else None,
@@ -320,7 +341,7 @@ class ScoreSearch(MaskedTraining):
             "magnitude_iou": both / (2 * kept - both),  # with the magnitude mask of the start weights, by the same rule
             "score_low": low,
             "score_high": high,
-            "score_histogram": [int(n) for n in torch.histc(ranked.float(), BINS, low, high).tolist()],
+            "score_histogram": histogram.tolist(),  # type: ignore[union-attr]
         }
         self.last_accuracy = point[1]
         progress.losses = progress.losses[:0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ class Jackpot(ScoreSearch):
     """Lottery jackpots (Zhang et al. 2023): every weight stays as it is; ∂loss/∂s = q ⊙ w, also of pruned weights."""
 
     def update(self, step: int) -> Tensor:
-        loss = self.loss_of(self.stream.batch(step))
+        loss = self.loss_of(self.stream.batch(step), silent=False)
         self.move_scores(self.score_gradient(self.gradient(loss)), step)
         return loss.detach()
 
@@ -45,13 +47,16 @@ class BiP(ScoreSearch):
         for number in range(inner):  # lower level: θ ← θ - α (m ⊙ q + γ'θ)
             loss = self.loss_of(self.stream.batch(step * inner + number))
             self.move_weights(loss, step)
-        q = self.gradient(self.loss_of(self.upper.batch(step), statistics=False))
+        q = self.gradient(self.loss_of(self.upper.batch(step), statistics=False, silent=False))
         self.move_scores(bip(self.weights, self.masks, q, self.search.inverse_gamma), step)  # upper level
         return loss.detach()
 
     @torch.no_grad()
     def move_weights(self, loss: Tensor, step: int) -> None:
-        """The data's gradient reaches kept weights only; weight decay, as part of the lower level, all of them."""
+        """The data's gradient reaches kept weights only; weight decay, as part of the lower level, all of them.
+
+        (Momentum is carried on: a weight that was pruned a moment ago still coasts.)
+        """
         others = self.not_held()
         gradients = torch.autograd.grad(loss, [*self.effective, *others], allow_unused=True, materialize_grads=True)
         torch._foreach_mul_(gradients[: len(self.held)], self.held_masks)
@@ -82,7 +87,8 @@ class BiPRepo(BiP):
         return scores
 
     def build_score_optimizer(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.search.optim, self.network)
+        decay = self.recipe.optim.weight_decay
+        return build_optimizer(replace(self.search.optim, weight_decay=decay), self.network)
 
     def score_optimizer_state(self) -> State:
         return optimizer_state(self.score_optimizer, self.network)
@@ -94,14 +100,14 @@ class BiPRepo(BiP):
         loss = self.loss_of(self.stream.batch(step))
         self.move_weights(loss, step)
         norms = self.norm_parameters()
-        upper = self.loss_of(self.upper.batch(step))
-        inputs = [*self.effective[: len(self.weights)], *norms]
+        upper = self.loss_of(self.upper.batch(step), silent=False)
+        inputs = [*self.effective, *norms]
         gradients = torch.autograd.grad(upper, inputs, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             for every in self.network.parameters():
                 every.grad = torch.zeros_like(every)
             moves = bip_repo(self.weights, list(gradients[: len(self.weights)]), self.search.inverse_gamma)
-            moved: list[Tensor] = [*self.weights, *norms]
+            moved: list[Tensor] = [*self.held, *norms]
             for parameter, move in zip(moved, [*moves, *gradients[len(self.weights) :]], strict=True):
                 parameter.grad = laid_as(move, parameter)
         self.step_scores(step)

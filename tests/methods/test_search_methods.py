@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,19 @@ def test_the_table_says_what_was_found_and_what_it_took(study: Callable[..., Any
     assert (made.folder.path.parent.parent / ".store" / "search" / stages["search"] / "DONE").exists()
 
 
+def test_a_mask_that_was_searched_for_anew_is_not_cached(study: Callable[..., Any]) -> None:
+    """Not even where the training that follows is found."""
+    made, _ = study(*JACKPOT)
+    shutil.rmtree(made.folder.path.parent.parent / ".store" / "search")
+    shutil.rmtree(made.folder.path)
+    assert [row["cached"] for row in study(*JACKPOT)[1]] == [True, False]
+
+
 def test_again_it_is_the_same_table_with_nothing_computed(
     study: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, first = study(*JACKPOT, "method.tune.steps=5it")
+    assert [row["cached"] for row in first] == [False, False]
     monkeypatch.setattr(MaskedTraining, "advance", lambda *_: pytest.fail("trained again"))
     _, again = study(*JACKPOT, "method.tune.steps=5it")
     assert again == first
@@ -137,6 +147,11 @@ def test_tuning_moves_kept_weights_under_the_mask_that_was_found(study: Callable
 def test_controls_share_the_tuning_and_need_one(study: Callable[..., Any], tmp_path: Path) -> None:
     _, rows = study(*JACKPOT, "method.tune.steps=8it", "controls.random=1")
     assert [(row["control"], row["steps"]) for row in rows[1:]] == [(None, 8), ("random", 8)]
+    made, _ = study(*JACKPOT, "method.tune.steps=8it", "controls.random=1")
+    stages = json.loads((made.folder.path / "rounds" / "round_001.json").read_text())["stages"]
+    searched = load_state(made.folder.path.parent.parent / ".store" / "search" / stages["search"] / "state.safetensors")
+    dense = trained(made, 0)
+    assert_same_bits({n: searched[n] for n in found_mask(made)}, {n: dense[n] for n in found_mask(made)})
     outcome = call(*COMMON, *JACKPOT, "controls.random=1", f"paths.runs={tmp_path / 'none'}")
     assert outcome.status == 2
     assert "controls.random: controls are retrained as the ticket is, and method.tune.steps=0it" in outcome.err
@@ -211,6 +226,9 @@ def test_tuning_keeps_removed_filters_silent(study: Callable[..., Any]) -> None:
         (["method=bip", "method.pattern=filter"], "'fc1.weight'"),
         (["method=bip", "method.gamma=0"], "method.gamma: got 0.0, expected a number > 0, or null"),
         (["method=bip", "method.inner=0"], "method.inner: got 0"),
+        (["method=bip", "method.variant=repo", "method.inner=2"], "method.inner: got 2, expected 1"),
+        (["method=bip", "method.pattern=2:4", "prunable.exclude=[output]"], "method.density: got 0.1, expected 0.5"),
+        (["method=bip", "method.tune.steps=5it", "controls.invert=1"], "controls.invert: got 1, expected 0"),
         (["method=bip", "method.variant=released"], "method.variant: got 'released', expected one of paper, repo"),
         (["method=bip", "method.density=1e-7"], "method.density: got 1e-07, expected at least .*, one of the"),
         (["method=bip", "method.pattern=4:2"], "method.pattern: got '4:2', expected N:M with 0 < N <= M"),

@@ -124,7 +124,7 @@ def test_whatever_it_reads_is_in_its_key(searching: Searching, override: str) ->
     assert searching("bip", override)().key != searching("bip")().key
 
 
-@pytest.mark.parametrize("override", ["optim.lr=0.3", "train.steps=20it", "method.tune.steps=5it", "controls.random=0"])
+@pytest.mark.parametrize("override", ["optim.lr=0.3", "train.steps=20it", "method.tune.steps=5it", "controls.random=1"])
 def test_what_only_other_phases_read_is_not(searching: Searching, override: str) -> None:
     assert searching("bip", override)().key == searching("bip")().key
 

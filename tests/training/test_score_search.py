@@ -300,6 +300,24 @@ def test_a_removed_filter_is_silent(begun: Make) -> None:
         assert state[f"{norm}.weight"][~gone].all()
 
 
+@pytest.mark.parametrize("kind", ["bip", "edge_popup"])
+def test_the_scores_of_a_removed_filter_move_and_so_does_the_mask(begun: Make, kind: str) -> None:
+    """What is silent with it has no gradient, so the scores' gradient is taken without that. (The shifts are those of a
+    trained network: at a shift of 0 the ReLU that follows has no gradient either.)"""
+    module = begun(kind, pattern="filter", density=0.5, optim=sgd(5.0))
+    for norm in (module.network.bn1, module.network.bn2):
+        torch.nn.init.constant_(norm.bias, 0.5)
+    gone, before, mask = [~m.bool() for m in module.masks], bits([*module.scores]), module.found()
+    module.update(0)
+    for index, score in enumerate(module.scores):
+        assert gone[index].any()
+        assert (score.detach() - before[str(index)])[gone[index]].abs().max() > 0
+    module.progress.step = 1
+    module.advance(STEPS)
+    assert module.found() != mask
+    assert float(module.swaps) > 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_comes_out_holds_zeros_and_is_what_was_measured(begun: Make, kind: str) -> None:
     module = begun(kind)
