@@ -184,7 +184,7 @@ class Top:
         if self.count in (0, size):
             return sum(_write(mask, torch.full_like(mask, self.count > 0, dtype=torch.bool)) for mask in masks)
         if not all(score.is_cpu for score in scores):
-            return _by_sorting(scores, masks, size - self.count)
+            return _by_threshold(scores, masks, size - self.count)
         if self._keep.size != size:
             self._keep = np.concatenate([values_of(mask) for mask in masks]) == 1
             self._next, self._band = np.empty(size, dtype=np.bool_), np.empty(size, dtype=np.bool_)
@@ -260,10 +260,12 @@ def _put(mask: Tensor, keep: Tensor | NDArray[np.bool_]) -> None:
         mask.copy_(torch.as_tensor(keep).view(mask.shape))
 
 
-def _by_sorting(scores: Sequence[Tensor], masks: Sequence[Tensor], pruned: int) -> Count:
-    """The same on an accelerator: nothing is read back from it, so nothing waits for it."""
+def _by_threshold(scores: Sequence[Tensor], masks: Sequence[Tensor], pruned: int) -> Count:
+    """The same on an accelerator: nothing is read back from it, so nothing waits for it, and nothing is sorted."""
     ranked = torch.cat([score.flatten() for score in scores])
-    keep = torch.ones_like(ranked, dtype=torch.bool)
-    keep.index_fill_(0, torch.sort(ranked, stable=True).indices[:pruned], False)
+    threshold = ranked.kthvalue(pruned).values
+    keep, tied = ranked > threshold, ranked == threshold
+    missing = ranked.numel() - pruned - keep.sum()
+    keep |= tied & (tied.flip(0).cumsum(0).flip(0) <= missing)  # of equal ones the later stay
     parts = keep.split([mask.numel() for mask in masks])
     return sum(_write(mask, part.view(mask.shape)) for mask, part in zip(masks, parts, strict=True))

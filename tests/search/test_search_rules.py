@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lottery.errors import ConfigError, LotteryError
 from lottery.pruning.prune import prune_to
 from lottery.search import rules
-from lottery.search.rules import NM, Rule, Top, TopGroups, TopK, TopKGlobal, _by_sorting
+from lottery.search.rules import NM, Rule, Top, TopGroups, TopK, TopKGlobal, _by_threshold
 from lottery.ticket import Mask
 
 patient = settings(deadline=None)  # a shared machine may stall
@@ -89,7 +89,7 @@ def test_accelerators_sort_to_the_same_masks(journey: tuple[list[list[Tensor]], 
     steps, count = journey
     scores = [score.float() for score in steps[-1]]
     masks = [torch.full_like(score, 7.0) for score in scores]
-    _by_sorting(scores, masks, sum(score.numel() for score in scores) - count)
+    _by_threshold(scores, masks, sum(score.numel() for score in scores) - count)
     assert same(masks, sorted_top(scores, count))
 
 
