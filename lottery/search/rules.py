@@ -261,7 +261,7 @@ def _put(mask: Tensor, keep: Tensor | NDArray[np.bool_]) -> None:
 
 
 def _by_threshold(scores: Sequence[Tensor], masks: Sequence[Tensor], pruned: int) -> Count:
-    """The same on an accelerator: nothing is read back from it, so nothing waits for it, and nothing is sorted."""
+    """The same for pruned > 0 on an accelerator: nothing is read back, so nothing waits, and nothing is sorted."""
     ranked = torch.cat([score.flatten() for score in scores])
     threshold = ranked.kthvalue(pruned).values
     keep, tied = ranked > threshold, ranked == threshold
