@@ -257,8 +257,13 @@ def method_schema(node: DictConfig) -> DictConfig:
     if not (isinstance(cls, type) and is_dataclass(cls)):
         raise ConfigError.of("method._target_", node._target_, "a dataclass, whose fields are the method's options")
     values = {key: value for key, value in node.items() if key != "_target_"}
+    schema = OmegaConf.structured(cls)
+    for key, value in values.items():
+        if key in schema and isinstance(schema._get_node(key), DictConfig) and not isinstance(value, DictConfig):
+            options = ", ".join(f"{name}: ..." for name in list(schema[key])[:2])
+            raise ConfigError.of(f"method.{key}", value, f"a mapping such as {{{options}}}")
     # Under the key `method`, so that an error names the option as it is written.
-    return OmegaConf.merge({"method": OmegaConf.structured(cls)}, {"method": values}).method
+    return OmegaConf.merge({"method": schema}, {"method": values}).method
 
 
 def check(cfg: DictConfig) -> None:

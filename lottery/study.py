@@ -173,6 +173,9 @@ class Study:
         if round.search is not None:
             row |= self.searched(round.search)
             self.folder.add_search(row, round.search)
+        if round.units is not None:
+            row |= {"removed_units": list(round.ticket.removed), "units": len(round.units)}
+            self.folder.add_units(row, round.units)
         parent = previous.mask.digest if previous is not None else None
         return self.folder.add(row, self.details(round, parent, lab), round.mask, parent)
 
@@ -180,7 +183,9 @@ class Study:
         """A line of rounds.jsonl (design, 4.2)."""
         mask, result = round.mask, round.trained.result
         searched = round.search.result["seconds"] if round.search else 0.0
-        unprunable = lab.total_weights - mask.size
+        removed = round.ticket.removed
+        unprunable = lab.total_weights - mask.size - (lab.layers.unprunable_in(removed) if removed else 0)
+        gone = lab.layers.weights_of(removed) if removed else ()
         return {
             "round": round.index,
             "control": round.control,
@@ -190,7 +195,7 @@ class Study:
             "kept": mask.kept,
             "prunable": mask.size,
             "layer_density": mask.layer_density,
-            "collapsed_layers": mask.collapsed,
+            "collapsed_layers": [name for name in mask.collapsed if name not in gone],
             "step_rewind": (lab.rewind.step if round.rewound is None else round.rewound) if round.index else 0,
             "steps": result["steps"],
             **{name: result[name] for name in SCORES},

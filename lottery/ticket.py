@@ -229,6 +229,7 @@ class Ticket:
     order_seed: of the data order, augmentation and dropout noise; None = the recipe's (a copy has one of its own)
     recipe:     how to train; None = as the study's configuration says (tuning after a search has one of its own)
     silent:     keep the normalisation of removed filters at zero too, so that they give nothing at all
+    removed:    the units (`lottery.layers`) that are gone: the network that is trained is really shallower
     """
 
     mask: Mask
@@ -241,6 +242,7 @@ class Ticket:
     order_seed: int | None = None
     recipe: Recipe | None = None
     silent: bool = False
+    removed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("step", "order_step", "steps"):

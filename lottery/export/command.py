@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Write a trained ticket as a network that is physically smaller: channels that cannot reach the output are cut out of
-their layers. Any mask will do; structured ones (BiP by filters or channels) are what makes a network small.
+their layers. Any mask will do; structured ones (BiP by filters or channels) are what makes a network small. Of a layer
+ticket the shallow network is written.
 
 Writes network.safetensors (its weights), network.onnx and network.json (layers, parameters and multiply-adds before
 and after, digests) to DIR, after checking on test images that masked network, smaller network and ONNX file give the
@@ -42,7 +43,7 @@ def export(args: list[str]) -> int:
     parser.add_argument("--control", metavar="KIND", help="a control of that round, such as reinit")
     parser.add_argument("--copy", type=int, metavar="C", help="which copy of the control; default: 0")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export/round_N")
-    parser.add_argument("--dense", action="store_true", help="keep all channels, pruned weights being zero")
+    parser.add_argument("--dense", action="store_true", help="keep all channels, pruned weights being zero; removed layers leave in any case")
     asked = parser.parse_args(args)
     if asked.copy is not None and asked.control is None:
         raise ConfigError("--copy: says which copy of a control, it goes with --control KIND")
@@ -202,6 +203,7 @@ class Exported:
             "classes": self.config["data"]["classes"],
             "density": self.mask.density,
             "digests": digests,
+            **({"removed_units": removed} if (removed := self.row.get("removed_units", [])) else {}),
         }
 
 

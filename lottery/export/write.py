@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lottery.errors import LotteryError, cause
 from lottery.export.channels import cut_, layers, widths
 from lottery.export.shrink import shrink
 from lottery.files import file_digest, replacing, write_json
+from lottery.layers.units import find_units, remove_
 from lottery.models.build import build
 from lottery.state import copied, load_state, save_state, state_digest
 
@@ -28,7 +30,9 @@ TOLERANCE = 1e-5  # of logits, relative to the largest where that is above 1
 def write_network(
     network: nn.Module, images: Tensor, folder: Path, facts: Mapping[str, Any], dense: bool = False
 ) -> dict[str, Any]:
-    """Shrink a masked network (unless `dense`), check it, and write it; returns what network.json says.
+    """Shrink a masked network, check it, and write it; returns what network.json says.
+
+    The units of `facts["removed_units"]`, which give nothing in `network`, leave it; unless `dense`, dead channels too.
 
     Writes network.safetensors (the state), network.onnx (input `images` [N, *shape], output `logits`) and network.json.
     images: [N, *shape], some of the test images; the logits on them are compared.
@@ -37,7 +41,9 @@ def write_network(
     LotteryError where the logits differ or the network cannot be traced; then no file is written.
     """
     masked = network.eval()
-    small = masked if dense else shrink(masked, images)
+    removed = facts.get("removed_units", [])
+    small = without(deepcopy(masked), removed, images.shape[1:]) if removed else masked
+    small = small if dense else shrink(small, images)
     paths = {name: folder / f"network.{name}" for name in ("json", "onnx", "safetensors")}
     existed = folder.exists()
     try:
@@ -65,6 +71,15 @@ def write_network(
             with suppress(OSError):  # it is not empty where all went well
                 folder.rmdir()
     return found
+
+
+def without(network: nn.Module, removed: Collection[str], shape: tuple[int, ...]) -> nn.Module:
+    """The network, in place, without these units of a layer ticket."""
+    units = find_units(network, tuple(shape))
+    if unknown := [name for name in removed if name not in units]:
+        raise LotteryError(f"{type(network).__name__} has no removable unit {unknown[0]!r} (any more)")
+    remove_(network, [units[name] for name in removed])
+    return network
 
 
 def write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
@@ -134,7 +149,7 @@ def _run_onnx(path: Path, images: Tensor) -> Tensor:
 def described(masked: nn.Module, small: nn.Module, images: Tensor) -> dict[str, Any]:
     """Before and after, as pairs: parameters, multiply-adds for one image, and the channels of every layer.
 
-    `zero_filters` and `zero_inputs` are all-zero ones that stay, because what they are coupled with is in use.
+    Layers of units that left are not listed. `zero_filters` and `zero_inputs` are all-zero ones that stay, because what they are coupled with is in use.
     Multiply-adds are those of convolutions and linear layers, zeros included.
     """
     costs = [multiply_adds(each, images) for each in (masked, small)]
@@ -151,6 +166,7 @@ def described(masked: nn.Module, small: nn.Module, images: Tensor) -> dict[str, 
                 **({"multiply_adds": [cost[name] for cost in costs]} if name in costs[0] else {}),
             }
             for name, module in layers(masked)
+            if name in after
         },
     }
 
@@ -205,6 +221,8 @@ def load_shrunk(folder: str | Path) -> nn.Module:
         name: value for name, value in facts["model"].items() if name not in ("weights", "pretrained", "drop_head")
     }
     network = build(drawn, tuple(facts["shape"]), facts["classes"], seed=0)
+    if removed := facts.get("removed_units", []):
+        network = without(network, removed, tuple(facts["shape"]))
     state = load_state(folder / "network.safetensors")
     if state_digest(state) != facts["digests"]["network"]:
         raise LotteryError(

@@ -59,6 +59,9 @@ class Jackpot:
                 "method.start: got 'loaded', but nothing is: give model.weights=FILE (.safetensors, or a .pth of "
                 "tensors), or +model.pretrained=true for a network of timm or torchvision, or start=dense to train one"
             )
+        if self.short_restriction is None:
+            expected = "none, quartic, cosine, or a constant in [0, 1]"
+            raise ConfigError.of("method.short_restriction", None, expected)
         lab.check_counts(self.allocation, self.density)
         even = {name: 1 for name in lab.initial.mask}  # the real ones are known when the network is trained
         lab.check_search(self.search(lab, even), self.tune)

@@ -27,10 +27,18 @@ def snip(at: Scoring, per_class: int = 10) -> dict[str, Tensor]:
     One batch of `per_class` training images of each class. The authors' code masks biases too, and scores one draw of
     the weights but trains another, which here is the reinit control.
     """
-    network, weights = _differentiable(at)
+    return {name: score.abs() for name, score in sensitivity(at, per_class).items()}
+
+
+def sensitivity(at: Scoring, per_class: int = 10, by_sample: bool = True) -> dict[str, Tensor]:
+    """w · ∂L/∂w of that loss: SNIP before the absolute value is taken.
+
+    by_sample: batch normalisation takes the sample's statistics; else those that the network has
+    """
+    network, weights = _differentiable(at, by_sample)
     images, labels = at.sample(per_class)
     gradients = _gradients(F.cross_entropy(network(images), labels), list(weights.values()))
-    return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    return {name: w.detach() * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
 def grasp(at: Scoring, per_class: int = 10, temperature: float = 200.0, variant: str = "signed") -> dict[str, Tensor]:
@@ -88,12 +96,12 @@ def synflow(at: Scoring) -> dict[str, Tensor]:
     return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
-def _differentiable(at: Scoring) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-    """A private network in evaluation mode except for batch normalisation, and its scored weights, none frozen."""
+def _differentiable(at: Scoring, by_sample: bool = True) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """A private network in evaluation mode, `by_sample` except for batch normalisation; its scored weights, none frozen."""
     network = at.network().eval()
     for module in network.modules():
         if isinstance(module, _BatchNorm):
-            module.train()
+            module.train(by_sample)
     weights = layers(network, at)
     for weight in weights.values():
         weight.requires_grad_()

@@ -1,4 +1,4 @@
-"""Whole filters: which normalisation they feed, and what has to be zero with them."""
+"""Whole filters: those of lowest score, which normalisation they feed, and what has to be zero with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from lottery.errors import ConfigError
+from lottery.ticket import Mask
 
 
 def normalised_by(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, str]:
@@ -67,3 +70,26 @@ def silent(network: nn.Module, mask: Mapping[str, Tensor], image_shape: tuple[in
     """These parameters -> bool [filters], False where the whole filter is pruned."""
     pairs = followers(network, image_shape).items()
     return {name: mask[weight].flatten(1).any(1) for name, weight in pairs if weight in mask}
+
+
+def lowest_filters(scores: Mapping[str, Tensor], density: float) -> Mask:
+    """The mask without the filters of lowest mean score: int((1 - density) · filters) of each convolution.
+
+    Of equal scores the earlier filter goes first. ConfigError where a tensor is no convolution's weight, or the density
+    leaves it less than one filter.
+    """
+    kept = {}
+    for name, score in scores.items():
+        if score.dim() < 3:
+            expected = f"convolutions only, which {name!r} is not; leave it out of what is pruned"
+            raise ConfigError.of("prunable.exclude", [], expected)
+        filters = score.shape[0]
+        if density * filters < 1 - 1e-5:
+            expected = f"at least {1 / filters:.6g}: {name!r} has {filters} filters"
+            raise ConfigError.of("method.density", density, expected)
+        gone = int((1 - density) * filters + 1e-9)  # 1 - 0.8 is a little less than 0.2: of 5 filters, 1 should go
+        means = score.double().flatten(1).mean(1)
+        stay = torch.ones(filters, dtype=torch.bool)
+        stay[torch.sort(means, stable=True).indices[:gone]] = False
+        kept[name] = stay.view(-1, *[1] * (score.dim() - 1)).expand(score.shape)
+    return Mask(kept)

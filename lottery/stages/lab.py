@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lottery.pruning.prunable import all_weights, prunable, weight_shapes
 from lottery.pruning.scoring import Criterion
 from lottery.seeding import derive
 from lottery.stages.evaluate import evaluated
+from lottery.stages.layers import LayerStages
 from lottery.stages.masks import MaskStages
 from lottery.stages.round import Round
 from lottery.stages.search import Searched, searched
@@ -92,6 +94,7 @@ class Lab:
             stop=stop,
             on_tick=on_tick,
             ranks=self.ranks,
+            units=lambda: self.layers.units,
         )
 
     # -- data and networks ------------------------------------------------------------------------------------------
@@ -241,6 +244,22 @@ class Lab:
             on_reuse=self.reused.append,
         )
 
+    @cached_property
+    def layers(self) -> LayerStages:
+        """What can be removed of the network as a whole."""
+        config = self.config
+        return LayerStages(
+            store=self.store,
+            build=lambda: self.network(config.seeds.init),
+            data=lambda: self.data,
+            device=self.device,
+            seed=config.seeds.mask,
+            inputs={"model": self._model_inputs, "data": self._data_inputs},
+            full=Mask.ones(self.initial.mask.shapes),
+            facts=self._trainings.facts,
+            on_reuse=self.reused.append,
+        )
+
     def scores(self, state: StateRef, mask: Mask) -> dict[str, torch.Tensor]:
         """The criterion's score of every prunable weight of this state; the lowest go first."""
         if self.stop:
@@ -333,9 +352,24 @@ class Lab:
         """A private copy of a trained network on the lab's device, in evaluation mode."""
         return self._loaded(trained.state.tensors()).eval()
 
+    def smaller(self, round: Round) -> nn.Module:
+        """The trained network of a round as it would be used: really without the units, and the channels, that its
+        ticket removed (channels where torch-pruning is installed). A private copy, likewise.
+        """
+        network = self.trained_network(round.trained)
+        if round.ticket.removed:
+            self.layers.shallow_(network, round.ticket.removed)
+        if round.ticket.silent and find_spec("torch_pruning") is not None:
+            from lottery.export.shrink import shrink
+
+            images = self.data.sample(1, 0)[0]
+            network = shrink(network, images)
+        return network
+
     def start_network(self, ticket: Ticket) -> nn.Module:
         """The network that a ticket's training starts from, likewise."""
-        return self._loaded(ticket.mask.apply(ticket.state.tensors())).eval()
+        state = ticket.mask.apply(ticket.state.tensors())
+        return self._loaded(self.layers.silenced(state, ticket.removed) if ticket.removed else state).eval()
 
     def _loaded(self, state: State) -> nn.Module:
         network = self.network(self.config.seeds.init)
@@ -369,6 +403,8 @@ class Lab:
         """The stages that a round came from: what they are -> key."""
         score = self._masks.keys.get(round.mask.digest)
         way = {f"train on the way {number}": key for number, key in enumerate(round.way, 1)}
+        chosen = self.layers.keys.get(frozenset(round.ticket.removed)) if round.ticket.removed else None
+        way |= {"evaluate units": chosen} if chosen else {}
         if round.search is not None:
             way["search"] = round.search.key
         return {"train": round.trained.key, **({"score": score} if score else {}), **way, **self.measured}
@@ -386,9 +422,12 @@ class Lab:
         if kind == "reinit":
             state = self.initial_state(derive(seeds.init, "reinit", of.index, copy))
             ticket = replace(ticket, state=state, optimizer=None)
+        elif of.units is not None:
+            ticket = self.layers.control(ticket, kind, copy, of.index)
         elif kind == "invert":  # nothing in it is drawn: its copies are one training
             ticket = replace(ticket, mask=self._masks.inverted(ticket.mask))
         else:  # a random mask of the same layer counts and a shuffled one: one draw, from streams of their own
             mask = shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy))
             ticket = replace(ticket, mask=mask)
-        return Round(of.index, ticket, self.train(ticket), kind, copy, of.rewound)
+        units = self.layers.kept(ticket) if of.units is not None else None
+        return Round(of.index, ticket, self.train(ticket), kind, copy, of.rewound, units=units)

@@ -30,7 +30,8 @@ class Order:
         facts |= {"key": self.key, "until": self.until, "keep": sorted(self.keep), "mask": list(mask)}
         facts |= {"state": ticket.state.digest, "ticket_step": ticket.step, "order_step": ticket.order_step}
         facts |= {"steps": ticket.steps, "hold_lr": ticket.hold_lr, "order_seed": ticket.order_seed}
-        facts |= {"silent": ticket.silent, "recipe": ticket.recipe and asdict(ticket.recipe)}
+        facts |= {"silent": ticket.silent, "removed": list(ticket.removed)}
+        facts |= {"recipe": ticket.recipe and asdict(ticket.recipe)}
         return facts, tensors | {f"mask/{name}": mask[name] for name in mask}
 
     @classmethod
@@ -41,5 +42,6 @@ class Order:
         state = StateRef(facts["state"], lambda: start[0])
         steps = {"step": facts["ticket_step"], "order_step": facts["order_step"], "steps": facts["steps"]}
         own = {name: facts[name] for name in ("hold_lr", "order_seed", "silent")}
-        ticket = Ticket(mask, state, **steps, **own, recipe=Recipe.read(facts["recipe"]))
+        own |= {"removed": tuple(facts["removed"]), "recipe": Recipe.read(facts["recipe"])}
+        ticket = Ticket(mask, state, **steps, **own)
         return cls(facts["key"], ticket, facts["until"], frozenset(facts["keep"]), start)

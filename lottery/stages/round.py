@@ -18,6 +18,7 @@ class Round:
     rewound: the rewind point, where a study has several (None: the configuration's)
     way:     keys of the trainings that led here and are no rounds
     search:  the search that found the mask, where there was one
+    units:   which of the removable units are kept, where a method removes them
     """
 
     index: int
@@ -28,6 +29,7 @@ class Round:
     rewound: int | None = None
     way: tuple[str, ...] = ()
     search: Searched | None = None
+    units: Mask | None = None
 
     @property
     def cached(self) -> bool:

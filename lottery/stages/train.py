@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -15,12 +15,13 @@ from torch import nn
 from lottery.data.dataset import Dataset
 from lottery.errors import Interrupted, LotteryError
 from lottery.files import write_json
+from lottery.layers.units import Unit, dense_form, remove_, shallow
 from lottery.stages.lease import Lease
 from lottery.stages.orders import Order
 from lottery.stages.store import Stage, Store, environment, recorded_environment
 from lottery.stages.trained import Kept, Trained
 from lottery.state import State, save_state, state_digest
-from lottery.ticket import Ticket
+from lottery.ticket import Mask, Ticket
 from lottery.training.checkpoint import load_checkpoint, save_checkpoint
 from lottery.training.fit import fit
 from lottery.training.masking import mask_optimizer_state
@@ -49,6 +50,7 @@ class TrainStages:
     stop: StopFlag
     on_tick: Callable[[Ticket, int, float, float | None], None]
     ranks: Ranks = field(default_factory=Ranks)  # the processes that train together
+    units: Callable[[], Mapping[str, Unit]] = dict  # what tickets may remove
 
     def inputs(self, ticket: Ticket, until: int | None) -> dict[str, Any]:
         """Exactly what the numbers of this training depend on (design, 4.7)."""
@@ -66,7 +68,8 @@ class TrainStages:
             "hold_lr": ticket.hold_lr,
             "until": until,
         }
-        return inputs | ({"silent": True} if ticket.silent else {})
+        inputs |= {"silent": True} if ticket.silent else {}
+        return inputs | ({"removed": sorted(ticket.removed)} if ticket.removed else {})
 
     def recipe_of(self, ticket: Ticket) -> Recipe:
         """The ticket's own recipe or else the study's, with the ticket's own data order where it has one."""
@@ -125,7 +128,11 @@ class TrainStages:
 
 @dataclass
 class TrainRun:
-    """The computation of one train stage. Where several ranks do it together, only rank 0 reads and writes files."""
+    """The computation of one train stage. Where several ranks do it together, only rank 0 reads and writes files.
+
+    What is trained is the shallow network, without the units that the ticket removes; what is written is its state as
+    the dense network's, in which these units' parameters are zero. Both compute the same.
+    """
 
     owner: TrainStages
     stage: Stage
@@ -137,6 +144,9 @@ class TrainRun:
     def __post_init__(self) -> None:
         self.checkpoint = self.stage.folder / "checkpoint.safetensors"
         self.saved_at, self.saved_step = monotonic(), self.ticket.step
+        units = self.owner.units() if self.ticket.removed else {}
+        self.removed = [units[name] for name in self.ticket.removed]
+        self.parameters: frozenset[str] = frozenset()  # of the dense network
 
     def compute(self) -> None:
         """On rank 0, which has the others do the same."""
@@ -154,6 +164,8 @@ class TrainRun:
             ranks.same("network", state_digest(network_state))
         self.saved_step = progress.step
         network = owner.build()
+        self.parameters = frozenset(name for name, _ in network.named_parameters())
+        remove_(network, self.removed)
         network.load_state_dict(network_state, strict=True)
         hooks = Hooks(
             stop=lambda: bool(owner.stop),
@@ -168,11 +180,25 @@ class TrainRun:
 
     def module(self, network: nn.Module, progress: Progress, optimizer: State | None, hooks: Hooks) -> MaskedTraining:
         """What Lightning drives."""
-        owner = self.owner
-        recipe = owner.recipe_of(self.ticket)
+        owner, ticket = self.owner, self.shallow_ticket()
+        recipe = owner.recipe_of(ticket)
         return MaskedTraining(
-            network, self.ticket, recipe, owner.data, progress, self.keep, self.until, optimizer, hooks, owner.ranks
+            network, ticket, recipe, owner.data, progress, self.keep, self.until, optimizer, hooks, owner.ranks
         )
+
+    def shallow_ticket(self) -> Ticket:
+        """The ticket as the shallow network has it: an ordinary one."""
+        if not self.removed:
+            return self.ticket
+        gone = {name for unit in self.removed for name in unit.tensors}
+        mask = Mask({name: kept for name, kept in self.ticket.mask.items() if name not in gone})
+        return replace(self.ticket, mask=mask, removed=())
+
+    def dense(self, state: State) -> State:
+        """The shallow network's state as the dense network's."""
+        if not self.removed:
+            return state
+        return dense_form(state, self.ticket.state.tensors(), self.removed, self.parameters)
 
     def beginning(self) -> tuple[State, State | None, Progress]:
         """Where to start: the last checkpoint, or the ticket."""
@@ -184,10 +210,12 @@ class TrainRun:
                 return found
             except LotteryError as error:
                 LOG.warning("%s; this training starts again", error)
-        state = self.ticket.mask.apply(self.ticket.state.tensors())
+        state = shallow(self.ticket.mask.apply(self.ticket.state.tensors()), self.removed)
         optimizer = None
         if self.ticket.optimizer is not None:
             optimizer = mask_optimizer_state(self.ticket.optimizer.tensors(), self.ticket.mask)
+            gone = {name for unit in self.removed for name in unit.tensors}
+            optimizer = {key: value for key, value in optimizer.items() if key.rpartition("/")[0] not in gone}
         return state, optimizer, Progress(self.ticket.step)
 
     def note_environment(self) -> None:
@@ -200,7 +228,7 @@ class TrainRun:
     def keep_state(self, module: MaskedTraining) -> None:
         """Write network and optimizer at the present step."""
         step = module.progress.step
-        state, optimizer = module.snapshot(), optimizer_state(module.optimizer, module.network)
+        state, optimizer = self.dense(module.snapshot()), optimizer_state(module.optimizer, module.network)
         self.lease.check()
         state_path, optimizer_path = Kept.paths(self.stage.folder, step)
         save_state(state, state_path)
@@ -238,10 +266,9 @@ class TrainRun:
         """Measure, write the results, and seal the stage. The test set is read here and nowhere else."""
         progress, ranks = module.progress, self.owner.ranks
         state = module.snapshot()
-        digest = state_digest(state)
-        ranks.same("trained network", digest)
+        if not ranks.alone:
+            ranks.same("trained network", state_digest(state))
         result: dict[str, Any] = {
-            "state_digest": digest,
             "kept": progress.kept,
             "curve": progress.curve,
             "steps": module.end - self.ticket.step,
@@ -254,8 +281,9 @@ class TrainRun:
     def write(self, state: State, result: dict[str, Any]) -> None:
         """The results, and the seal."""
         self.lease.check()
+        state = self.dense(state)
         save_state(state, self.stage.folder / "state.safetensors")
-        write_json(self.stage.folder / "result.json", result)
+        write_json(self.stage.folder / "result.json", {"state_digest": state_digest(state), **result})
         self.stage.finish(without=(self.checkpoint.name,))
         self.checkpoint.unlink(missing_ok=True)
 

@@ -154,6 +154,12 @@ class RunFolder:
         bins = [f"score_bin_{number:02d}" for number in range(1, len(self._searches[0]) - len(SEARCH_COLUMNS))]
         self._write_csv("search.csv", ("round", *SEARCH_COLUMNS, *bins), self._searches)
 
+    def add_units(self, row: Row, units: Mask) -> None:
+        """Record which units a layer ticket keeps: a snapshot like that of its mask, one entry a unit."""
+        self.lease.check()
+        path = self.mask_path(row)
+        self._write_mask_to(path.with_name(f"{path.stem}.units.safetensors"), units, row["round"], None)
+
     def _write_mask(self, row: Row, mask: Mask, parent: str | None) -> None:
         self._write_mask_to(self.mask_path(row), mask, row["round"], parent)
 

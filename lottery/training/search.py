@@ -77,6 +77,8 @@ class Search:
             raise ConfigError.of("method.initial", self.initial, expected)
         if self.pattern not in ("unstructured", *GROUPS) and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", self.pattern):
             expected = f"unstructured, {', '.join(GROUPS)}, or N:M such as 2:4{nearest(self.pattern, GROUPS)}"
+            if self.pattern.isdigit():
+                expected += "; in a file in quotes, or YAML reads a time"
             raise ConfigError.of("method.pattern", self.pattern, expected)
         size = sum(shape.numel() for shape in shapes.values())
         if self.pattern == "unstructured" and self.counts is None and round(self.density * size) < 1:

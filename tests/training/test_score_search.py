@@ -178,8 +178,10 @@ def test_the_data_move_kept_weights_only_and_decay_all(begun: Make) -> None:
 def test_statistics_are_updated_in_the_lower_level_alone(begun: Make) -> None:
     module = begun("bip")
     torch.manual_seed(0)
+    before = bits([*module.network.buffers()])
     module.move_weights(module.loss_of(module.stream.batch(0)), 0)
     after_lower = bits([*module.network.buffers()])
+    assert all(not torch.equal(after_lower[name], before[name]) for name in before)
     module.gradient(module.loss_of(module.upper.batch(0), statistics=False))
     assert_same_bits(bits([*module.network.buffers()]), after_lower)
 
