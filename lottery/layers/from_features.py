@@ -20,6 +20,7 @@ from lottery.layers.units import features
 from lottery.stability.cka import CKA, gram
 from lottery.stability.precision import precise
 
+ROUNDING = 1e-6  # of float32 features, as a share of the largest
 Which = Literal["output", "branch"]
 
 
@@ -83,19 +84,23 @@ def importance(x: np.ndarray, y: np.ndarray, components: int) -> np.ndarray:
     """VIP of each of the p columns of x [n, p] in the regression of y [n, q] on so many components: float64 [p].
 
     √(p Σ_a s_a w_a² / Σ_a s_a), with the unit weight vector w_a of component a and the sum of squares s_a that it
-    explains of y; its mean square is 1 (Wold et al. 2001).
+    explains of y; its mean square is 1 (Wold et al. 2001). What is only rounding (a column that is constant but for it,
+    a component when x has no further ones) counts for nothing: standardised, it would count as much as anything.
     """
     from sklearn.cross_decomposition import PLSRegression
 
     most = min(x.shape)
     if not 1 <= components <= most:
         raise ConfigError.of("method.criterion.components", components, f"1 to {most} (the images or the features)")
-    fitted = PLSRegression(components).fit(x, y)
-    weights, scores, loadings = fitted.x_weights_, fitted.x_scores_, fitted.y_loadings_
-    explained = np.square(scores).sum(0) * np.square(loadings).sum(0)
-    if not explained.sum() > 0:
+    centred = x - x.mean(0)
+    centred[:, np.abs(centred).max(0) <= ROUNDING * np.abs(x).max(0)] = 0
+    if not centred.any():
         raise LotteryError("method.criterion: pls: the units' features are the same for all images")
-    return np.sqrt(x.shape[1] * (np.square(weights) @ explained) / explained.sum())
+    fitted = PLSRegression(components).fit(centred, y)
+    sizes = np.square(fitted.x_scores_).sum(0)
+    sizes[sizes <= ROUNDING**2 * sizes.max()] = 0
+    explained = sizes * np.square(fitted.y_loadings_).sum(0)
+    return np.sqrt(x.shape[1] * (np.square(fitted.x_weights_) @ explained) / explained.sum())
 
 
 def _passes(at: UnitScoring, per_class: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:

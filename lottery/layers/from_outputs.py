@@ -20,9 +20,8 @@ def kl(at: UnitScoring, per_class: int = 10) -> dict[str, float]:
     whole = _log_probabilities(at.network(), images)
 
     def divergence(unit: str) -> float:
-        return float(
-            F.kl_div(_log_probabilities(at.without(unit), images), whole, reduction="batchmean", log_target=True)
-        )
+        without = _log_probabilities(at.without(unit), images)
+        return float(F.kl_div(without, whole, reduction="batchmean", log_target=True))
 
     return {unit: divergence(unit) for unit in at.units}
 

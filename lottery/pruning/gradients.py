@@ -97,7 +97,7 @@ def synflow(at: Scoring) -> dict[str, Tensor]:
 
 
 def _differentiable(at: Scoring, by_sample: bool = True) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-    """A private network in evaluation mode, `by_sample` except for batch normalisation; its scored weights, none frozen."""
+    """A private network in evaluation mode (`by_sample`: but for batch normalisation), its weights, none frozen."""
     network = at.network().eval()
     for module in network.modules():
         if isinstance(module, _BatchNorm):

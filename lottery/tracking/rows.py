@@ -33,6 +33,8 @@ def round_row(row: Row) -> dict[str, float]:
         figures |= {name: row.get(name) for name in SIZES}
         figures |= {f"density/{layer}": density for layer, density in row["layer_density"].items()}
         figures["collapsed_layers"] = len(row["collapsed_layers"])
+        if "removed_units" in row:
+            figures |= {"removed_units": len(row["removed_units"]), "units": row["units"]}
     prefix = "round/" + control_of(row)
     return {"round": row["round"]} | {prefix + name: value for name, value in figures.items() if value is not None}
 

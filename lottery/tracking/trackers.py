@@ -49,7 +49,7 @@ class CsvTracker(NoTracker):
     def round(self, row: Row, curve: list[list[Any]], mask: Path) -> None:
         nested = ("layer_density", "collapsed_layers")
         flat = {key: value for key, value in row.items() if key not in nested and not key.startswith("probe/")}
-        flat["collapsed_layers"] = " ".join(row["collapsed_layers"])
+        flat |= {key: " ".join(row[key]) for key in ("collapsed_layers", "removed_units") if key in row}
         flat |= {f"density/{name}": value for name, value in row["layer_density"].items()} | probe_figures(row)
         self.rows.append(flat)
         columns = list(dict.fromkeys(key for known in self.rows for key in known))

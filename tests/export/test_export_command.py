@@ -98,6 +98,31 @@ def test_from_a_run_folder_to_a_smaller_network_and_back(filtered: Path, small: 
     assert facts["difference"]["shrunk"] <= 1e-5
 
 
+@pytest.mark.parametrize("options", [[], ["--dense"]], ids=["shrunk", "dense"])
+def test_a_layer_ticket_is_written_as_the_shallow_network(tmp_path: Path, options: list[str]) -> None:
+    layers = ["method=layers", "layer_criterion=l1", "method.remove=[2]"]
+    study = Study(composed([*COMMON, "model=resnet20", "model.depth=14", "model.width=4", *layers, f"paths.runs={tmp_path}"]))
+    _, row = study.run()
+    outcome = exported(study.folder.path, "--round", 1, *options)
+    assert (outcome.status, outcome.err) == (0, "")
+    folder = study.folder.path / "export" / f"round_001{'.dense' if options else ''}"
+    facts = json.loads((folder / "network.json").read_text())
+    assert facts["removed_units"] == row["removed_units"]
+    assert len(row["removed_units"]) == 2
+    dense = resnet(shape=(1, 8, 8), classes=10, depth=14, width=4).eval()
+    dense.load_state_dict(stored(study.folder.path, "round_001"))
+    network = load_shrunk(folder)
+    batch = torch.randn(16, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(network(batch), dense(batch), rtol=0, atol=1e-5)
+    gone = {name for name in dense.state_dict() if name.startswith(tuple(f"{unit}." for unit in row["removed_units"]))}
+    assert set(network.state_dict()) == set(dense.state_dict()) - gone
+    parameters = {name: p.numel() for name, p in dense.named_parameters()}
+    after = sum(p.numel() for p in network.parameters())
+    assert facts["parameters"] == [sum(parameters.values()), after]
+    assert after <= sum(count for name, count in parameters.items() if name not in gone)
+
+
 def test_the_onnx_file_gives_the_same_logits_for_any_number_of_images(small: tuple[Outcome, Path]) -> None:
     runtime = pytest.importorskip("onnxruntime")
     _, folder = small
