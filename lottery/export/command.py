@@ -43,7 +43,11 @@ def export(args: list[str]) -> int:
     parser.add_argument("--control", metavar="KIND", help="a control of that round, such as reinit")
     parser.add_argument("--copy", type=int, metavar="C", help="which copy of the control; default: 0")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export/round_N")
-    parser.add_argument("--dense", action="store_true", help="keep all channels, pruned weights being zero; removed layers leave in any case")
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="keep all channels (not removed layers)",
+    )
     asked = parser.parse_args(args)
     if asked.copy is not None and asked.control is None:
         raise ConfigError("--copy: says which copy of a control, it goes with --control KIND")

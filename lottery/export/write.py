@@ -149,7 +149,8 @@ def _run_onnx(path: Path, images: Tensor) -> Tensor:
 def described(masked: nn.Module, small: nn.Module, images: Tensor) -> dict[str, Any]:
     """Before and after, as pairs: parameters, multiply-adds for one image, and the channels of every layer.
 
-    Layers of units that left are not listed. `zero_filters` and `zero_inputs` are all-zero ones that stay, because what they are coupled with is in use.
+    Layers of units that left are not listed.
+    `zero_filters` and `zero_inputs` are all-zero ones that stay, because what they are coupled with is in use.
     Multiply-adds are those of convolutions and linear layers, zeros included.
     """
     costs = [multiply_adds(each, images) for each in (masked, small)]

@@ -1,5 +1,6 @@
-"""Layer tickets (Jordao et al., "When Layers Play the Lottery, all Tickets Win at Initialization"): whole residual units
-leave, so that the network gets faster on ordinary hardware.
+"""Layer tickets (Jordao et al., "When Layers Play the Lottery, all Tickets Win at Initialization").
+
+Whole residual units leave, so that the network gets faster on ordinary hardware.
 
 Score the units, remove the lowest, set what is left to the weights of step i, train on.
 """

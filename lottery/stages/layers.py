@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import signature
-from math import isfinite
+from math import comb, isfinite, prod
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ VERSION = 1  # raise when the numerics of scoring units change
 
 @dataclass
 class LayerStages:
-    """The removable units of one network. States are the dense network's; a removed unit's parameters are zero there."""
+    """The removable units of one network. States are the dense network's, with the parameters of removed units zero."""
 
     store: Store
     build: Callable[[], nn.Module]  # a new dense network; its weights are then replaced by the state's
@@ -187,8 +187,10 @@ class LayerStages:
     # -- controls ---------------------------------------------------------------------------------------------------
 
     def control(self, ticket: Ticket, kind: str, copy: int, round: int) -> Ticket:
-        """The ticket with as many other units removed: `random` ones; `shuffle`: as many of each kind (shape); `invert`:
-        those that would have gone last. A draw may hit upon the ticket's own.
+        """The ticket with as many other units removed.
+
+        `random` ones; `shuffle`: as many of each kind (shape); `invert`: those that would have gone last. The ticket's
+        own are not drawn, unless there are no others.
         """
         if kind == "invert":
             order = self._order[frozenset(ticket.removed)]
@@ -196,10 +198,12 @@ class LayerStages:
         else:
             generator = torch.Generator().manual_seed(derive(self.seed, f"units {kind}", round, copy))
             groups = self._alike() if kind == "shuffle" else [list(self.units)]
-            removed = []
-            for group in groups:
-                count = len(set(group) & set(ticket.removed))
-                removed += [group[i] for i in torch.randperm(len(group), generator=generator)[:count].tolist()]
+            counts = [len(set(group) & set(ticket.removed)) for group in groups]
+            others = prod(comb(len(group), count) for group, count in zip(groups, counts, strict=True)) > 1
+            removed = list(ticket.removed)
+            while others and set(removed) == set(ticket.removed):
+                removed = [unit for group, count in zip(groups, counts, strict=True)
+                           for unit in _drawn(group, count, generator)]  # fmt: skip
         return self.ticket(replace(ticket, mask=self.full, removed=()), removed)
 
     def _alike(self) -> list[list[str]]:
@@ -209,3 +213,7 @@ class LayerStages:
         for name, unit in self.units.items():
             groups.setdefault(tuple(shapes[tensor] for tensor in unit.tensors), []).append(name)
         return list(groups.values())
+
+
+def _drawn(group: Sequence[str], count: int, generator: torch.Generator) -> list[str]:
+    return [group[i] for i in torch.randperm(len(group), generator=generator)[:count].tolist()]

@@ -485,14 +485,8 @@ def test_a_vision_transformer_can_be_scored(criterion: UnitCriterion) -> None:
     """Attention and MLP sub-blocks, each by itself."""
     import timm
 
-    options: dict[str, Any] = {
-        "img_size": 8,
-        "patch_size": 4,
-        "depth": 2,
-        "embed_dim": 12,
-        "num_heads": 2,
-        "num_classes": CLASSES,
-    }
+    options: dict[str, Any] = {"img_size": 8, "patch_size": 4, "depth": 2, "embed_dim": 12, "num_heads": 2}
+    options["num_classes"] = CLASSES
     network = seeded(lambda: timm.create_model("vit_tiny_patch16_224", pretrained=False, **options))
     at = scoring(network, (3, 8, 8))
     assert list(at.units) == ["blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp"]

@@ -199,6 +199,7 @@ def test_controls_remove_as_many_other_units(make_lab: MakeLab) -> None:
     assert lab.control(two, "reinit", 0).ticket.removed == two.ticket.removed
     draws = {lab.layers.control(two.ticket, "random", copy, 2).removed for copy in range(12)}
     assert len(draws) > 2
+    assert all(set(draw) != set(two.ticket.removed) for draw in draws)
     stages = sorted(unit.partition(".")[2][0] for unit in two.ticket.removed)
     for copy in range(5):
         drawn = lab.layers.control(two.ticket, "shuffle", copy, 2).removed
@@ -250,7 +251,9 @@ def test_weights_that_may_not_be_pruned_leave_with_their_unit(
     _, rows = study("method=layers", "layer_criterion=l1", "method.remove=[4]", "prunable.exclude=['*conv2*']")
     widths = {"stages.0.0": 4, "stages.0.1": 4, "stages.1.1": 8, "stages.2.1": 16}
     gone = sum(2 * 9 * width**2 for width in widths.values())
-    total = 4 * 9 + (4 * 4 * 9) * 4 + (4 * 8 * 9 + 8 * 8 * 9 * 3 + 4 * 8) + (8 * 16 * 9 + 16 * 16 * 9 * 3 + 8 * 16) + 160
+    total = (
+        4 * 9 + (4 * 4 * 9) * 4 + (4 * 8 * 9 + 8 * 8 * 9 * 3 + 4 * 8) + (8 * 16 * 9 + 16 * 16 * 9 * 3 + 8 * 16) + 160
+    )
     assert rows[0]["density_weights"] == 1
     assert rows[1]["density_weights"] == pytest.approx((total - gone) / total)
 
