@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.hooks import RemovableHandle
 
 from lottery.errors import ConfigError, cause
 from lottery.layers.removal import Unit, draw_images, same, silent, without
@@ -39,7 +40,8 @@ class Search:
         with torch.random.fork_rng(devices=[]):
             self._trace = self._traced(tuple(shape))
             self._runs = Counter(call.path for call in self._trace.calls)
-            self.units = self._agreeing(self._innermost(self._candidates()))
+            self._additions = Counter(branch.owner for branch in self._trace.branches)
+            self.units = self._agreeing(self._innermost(self._sound(self._candidates())))
         for path in self._trace.others:
             self.refused.setdefault(path, "the shortcut is not the identity")
         del self._network, self._images, self._owned, self._trace
@@ -59,17 +61,23 @@ class Search:
         """By the call that makes the addition: the module as a whole, then its branches."""
         found: dict[int, list[Unit]] = {}
         for branch in sorted(self._trace.branches, key=lambda branch: len(branch.values)):  # inner ones first
-            found.setdefault(branch.owner, []).extend(self._branch(branch))
-        for owner, branches in found.items():
-            path = self._trace.calls[owner].path
-            found[owner] = [*self._unit(path, [path], whole=True), *branches] if path and branches else branches
-        return self._sound(found)
+            units = self._branch(branch)
+            if units and branch.owner not in found:
+                path = self._trace.calls[branch.owner].path
+                found[branch.owner] = self._unit(path, [path], whole=True) if path else []
+            if units:
+                found[branch.owner] += units
+        return found
 
     def _branch(self, branch: Branch) -> list[Unit]:
         # A module without parameters that runs elsewhere too, as one ReLU may, stays: of zeros it makes zeros.
         modules = [path for path in branch.modules if self._runs[path] == 1 or self._tensors([path])]
         heavy = [path for path in modules if self._tensors([path], self.weights)]
-        return self._unit(heavy[0], modules, whole=False) if heavy else []
+        if not heavy:
+            return []
+        block = self._trace.calls[branch.owner].path
+        name = block if block and len(heavy) > 1 and self._additions[branch.owner] == 1 else heavy[0]
+        return self._unit(name, modules, whole=False)
 
     def _unit(self, name: str, modules: list[str], whole: bool) -> list[Unit]:
         """One unit, or none where it does not have its modules and parameters for itself."""
@@ -93,26 +101,28 @@ class Search:
     def _sound(self, candidates: Mapping[int, list[Unit]]) -> dict[int, list[Unit]]:
         """Those that compute what they should, tried in one forward pass, each where it is and on what it gets there."""
         sound: dict[int, list[Unit]] = {owner: [] for owner in candidates}
-        self._trying = False
-        with ExitStack() as stack:
-            for owner, units in candidates.items():
-                module = self._network.get_submodule(self._trace.calls[owner].path)
-                hook = partial(self._try, units, sound[owner])
-                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-            self._network(self._images.clone())
-        return sound
+        hooks: dict[int, RemovableHandle] = {}
+        busy = False  # a unit is being tried: modules inside are not, not with such inputs
 
-    def _try(self, units: list[Unit], sound: list[Unit], module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._trying:
-            return
-        self._trying = True
-        for unit in units:
-            wrong = self._wrong(unit, module, args, kwargs)
-            if wrong is None:
-                sound.append(unit)
-            else:
-                self.refused[unit.name] = wrong
-        self._trying = False
+        def attempt(owner: int, module: nn.Module, args: Any, kwargs: Any) -> None:
+            nonlocal busy
+            if busy:
+                return
+            hooks[owner].remove()  # a module may run other code where it has hooks
+            busy = True
+            for unit in candidates[owner]:
+                wrong = self._wrong(unit, module, args, kwargs)
+                if wrong is None:
+                    sound[owner].append(unit)
+                else:
+                    self.refused[unit.name] = wrong
+            busy = False
+
+        for owner in candidates:
+            module = self._network.get_submodule(self._trace.calls[owner].path)
+            hooks[owner] = module.register_forward_pre_hook(partial(attempt, owner), with_kwargs=True)
+        self._network(self._images.clone())
+        return sound
 
     def _wrong(self, unit: Unit, owner: nn.Module, args: Any, kwargs: Any) -> str | None:
         def run() -> list[Tensor]:
@@ -145,7 +155,7 @@ class Search:
         chosen: list[Unit] = []
         taken: set[str] = set()
         for owner in sorted(sound, reverse=True):  # inner calls come after outer ones
-            several = sum(branch.owner == owner for branch in self._trace.branches) > 1
+            several = self._additions[owner] > 1
             for unit in sorted(sound[owner], key=lambda unit: unit.whole if several else not unit.whole):
                 if taken.isdisjoint(unit.tensors):
                     chosen.append(unit)

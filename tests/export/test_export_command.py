@@ -100,10 +100,8 @@ def test_from_a_run_folder_to_a_smaller_network_and_back(filtered: Path, small: 
 
 @pytest.mark.parametrize("options", [[], ["--dense"]], ids=["shrunk", "dense"])
 def test_a_layer_ticket_is_written_as_the_shallow_network(tmp_path: Path, options: list[str]) -> None:
-    layers = ["method=layers", "layer_criterion=l1", "method.remove=[2]"]
-    study = Study(
-        composed([*COMMON, "model=resnet20", "model.depth=14", "model.width=4", *layers, f"paths.runs={tmp_path}"])
-    )
+    layers = ["method=layers", "layer_criterion=l1", "method.remove=[2]", "model=resnet20", "model.depth=14"]
+    study = Study(composed([*COMMON, *layers, "model.width=4", f"paths.runs={tmp_path}"]))
     _, row = study.run()
     outcome = exported(study.folder.path, "--round", 1, *options)
     assert (outcome.status, outcome.err) == (0, "")
