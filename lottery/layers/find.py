@@ -99,7 +99,7 @@ class Search:
     # -- proof ------------------------------------------------------------------------------------------------------
 
     def _sound(self, candidates: Mapping[int, list[Unit]]) -> dict[int, list[Unit]]:
-        """Those that compute what they should, tried in one forward pass, each where it is and on what it gets there."""
+        """Those that compute what they should: tried in one forward pass, each on the inputs that it gets there."""
         sound: dict[int, list[Unit]] = {owner: [] for owner in candidates}
         hooks: dict[int, RemovableHandle] = {}
         busy = False  # a unit is being tried: modules inside are not, not with such inputs

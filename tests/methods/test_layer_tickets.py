@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def within(lab: Lab, removed: tuple[str, ...]) -> set[str]:
 def test_kept_weights_start_at_the_bits_of_step_i_and_the_schedule_goes_on_there(
     make_lab: MakeLab, starts: list[Start]
 ) -> None:
-    """T6.2 and T6.7: the shallow network holds θ_i, and its first rate is the dense one's at step i, for n - i steps."""
+    """T6.2, T6.7: the shallow network holds θ_i, and its first rate is the dense one's at step i, for n - i steps."""
     lab = make_lab(*NETWORK, *MOMENTUM, *STEPWISE)
     dense, one, two = rounds(lab)
     assert len(two.ticket.removed) == 2
@@ -135,7 +136,7 @@ def test_the_lowest_go_and_rounds_are_nested(make_lab: MakeLab) -> None:
     lowest = sorted(CANDIDATES, key=lambda unit: mean[unit])
     for ticket, count in zip(tickets, (1, 2, 4), strict=True):
         assert set(ticket.ticket.removed) == set(lowest[:count])
-    assert all(later.mask.issubset(earlier.mask) for earlier, later in zip(tickets, tickets[1:], strict=False))
+    assert all(later.mask.issubset(earlier.mask) for earlier, later in pairwise(tickets))
 
 
 def test_iterative_removal_scores_the_ticket_trained_last(make_lab: MakeLab) -> None:
@@ -251,9 +252,8 @@ def test_weights_that_may_not_be_pruned_leave_with_their_unit(
     _, rows = study("method=layers", "layer_criterion=l1", "method.remove=[4]", "prunable.exclude=['*conv2*']")
     widths = {"stages.0.0": 4, "stages.0.1": 4, "stages.1.1": 8, "stages.2.1": 16}
     gone = sum(2 * 9 * width**2 for width in widths.values())
-    total = (
-        4 * 9 + (4 * 4 * 9) * 4 + (4 * 8 * 9 + 8 * 8 * 9 * 3 + 4 * 8) + (8 * 16 * 9 + 16 * 16 * 9 * 3 + 8 * 16) + 160
-    )
+    stages = [4 * 4 * 9 * 4, 4 * 8 * 9 + 8 * 8 * 9 * 3 + 4 * 8, 8 * 16 * 9 + 16 * 16 * 9 * 3 + 8 * 16]
+    total = 4 * 9 + sum(stages) + 16 * 10
     assert rows[0]["density_weights"] == 1
     assert rows[1]["density_weights"] == pytest.approx((total - gone) / total)
 
