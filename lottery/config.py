@@ -261,7 +261,7 @@ def method_schema(node: DictConfig) -> DictConfig:
     for key, value in values.items():
         if key in schema and isinstance(schema._get_node(key), DictConfig) and not isinstance(value, DictConfig):
             options = ", ".join(f"{name}: ..." for name in [*map(str, schema[key])][:2])
-            raise ConfigError.of(f"method.{key}", value, f"a mapping such as {{{options}}}")
+            raise ConfigError.of(f"method.{key!s}", value, f"a mapping such as {{{options}}}")
     # Under the key `method`, so that an error names the option as it is written.
     return OmegaConf.merge({"method": schema}, {"method": values}).method
 

@@ -1,9 +1,9 @@
 """Criteria that score a unit by its weights, or by chance.
 
-A unit's weights are those of its convolutions, linear layers and attention projections. Jordao et al. 2023, "When Layers
-Play the Lottery, all Tickets Win at Initialization", take weight-wise scores at initialisation and do not say how they
-come from weights to a layer: `agg` is "mean" (the default) or "sum" over the unit's weights. Units of equal size rank
-the same by both, so it matters between stages only. Weights that are pruned are 0, and count.
+A unit's weights are those of its convolutions, linear layers and attention projections. Jordao et al. 2023 ("When
+Layers Play the Lottery, all Tickets Win at Initialization") take weight-wise scores at initialisation and do not say
+how they come from weights to a layer: `agg` is "mean" (the default) or "sum" over the unit's weights. Units of equal
+size rank the same by both, so it matters between stages only. Weights that are pruned are 0, and count.
 """
 
 from __future__ import annotations

@@ -56,13 +56,13 @@ def features(network: nn.Module, units: Mapping[str, Unit], images: Tensor) -> d
     """What goes into each unit and what comes out after the addition (input + branch), of equal shapes [N, ...].
 
     One forward pass in the network's present mode; a whole block's output is the block's own. Units of the dense
-    network can be looked at in one from which other units have been removed; LotteryError for one that has left.
+    network can be looked at in one from which other units have been removed; LotteryError for one of another network.
     """
     trace = _Features(network, units)
     with trace:
         network(trace.sees(images))
     if missing := [name for name in units if name not in trace.found]:
-        raise LotteryError(f"{type(network).__name__} has no unit {missing[0]!r} (any more)")
+        raise LotteryError(f"{type(network).__name__} has no unit {missing[0]!r}")
     return {name: trace.found[name] for name in units}
 
 

@@ -427,7 +427,7 @@ class Lab:
         elif kind == "invert":  # nothing in it is drawn: its copies are one training
             ticket = replace(ticket, mask=self._masks.inverted(ticket.mask))
         else:  # a random mask of the same layer counts and a shuffled one: one draw, from streams of their own
-            mask = shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy))
+            mask = shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy), filters=ticket.silent)
             ticket = replace(ticket, mask=mask)
         units = self.layers.kept(ticket) if of.units is not None else None
         return Round(of.index, ticket, self.train(ticket), kind, copy, of.rewound, units=units)

@@ -56,13 +56,22 @@ class OneActivation(Block):
         return self.relu(x + self.conv2(self.relu(self.conv1(x))))
 
 
-class InPlace(Block):
-    """The branch is added to in place, and the input of the next block is activated in place."""
+class OntoBranch(Block):
+    """As torchvision's and timm's blocks: what is added to, in place, is the branch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        kept = x.clone()
-        out = self.conv2(F.relu_(x))
-        out += kept
+        out = self.conv2(F.relu_(self.conv1(x)))
+        out += x
+        return out
+
+
+class ActivatedInput(Block):
+    """Changes in place what the block before it gave: the block is no identity, its branch is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(x, inplace=True)
+        out = self.conv1(x)
+        out += x
         return out
 
 
@@ -235,7 +244,10 @@ RESIDUAL: dict[str, tuple[Callable[[], Network], dict[str, tuple[str, ...]]]] = 
         lambda: Network(first=OneActivation(), second=OneActivation()),
         {"first": ("first.conv1", "first.conv2"), "second": ("second",)},
     ),
-    "in place everywhere": (lambda: Network(first=InPlace(), second=InPlace()), whole("first", "second")),
+    "in place everywhere": (
+        lambda: Network(first=OntoBranch(), second=ActivatedInput()),
+        {"first": ("first",), "second": ("second.conv1",)},
+    ),
     "added to the shortcut in place": (lambda: Network(first=IntoShortcut()), whole("first")),
     "branches that are zero at the start": (lambda: Network(first=Gated(), second=Gated()), whole("first", "second")),
     "addition by a module": (lambda: Network(first=WithSums()), whole("first")),
@@ -246,7 +258,7 @@ RESIDUAL: dict[str, tuple[Callable[[], Network], dict[str, tuple[str, ...]]]] = 
     "parallel branches": (lambda: Network(first=Parallel()), whole("first")),
     "another shape is added": (lambda: Network(first=Squeeze()), {}),
     "additions without layers": (lambda: Network(first=GlobalNorm()), {}),
-    "additions without layers in a block": (lambda: Network(first=Block(shortcut=None, after=GlobalNorm())), whole("first")),
+    "additions without layers in a block": (lambda: Network(first=Block(after=GlobalNorm())), whole("first")),
     "runs twice": (lambda: Network(first=Twice(), second=Block()), whole("second")),
     "tied weights": (tied, whole("second")),
     "weights read from outside": (lambda: Network(first=Attended(), second=Block()), whole("second")),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from residual_networks import RESIDUAL
-from torch import Tensor, nn
+from torch import nn
+from torchvision.models import VisionTransformer
 
 from lottery.errors import ConfigError, LotteryError
 from lottery.export.write import multiply_adds
@@ -68,8 +70,6 @@ def parameters_of(network: nn.Module) -> set[str]:
 
 def without(network: nn.Module, units: list[Unit]) -> nn.Module:
     """The shallow network with the dense one's weights: rebuilt, and loaded strictly."""
-    from copy import deepcopy
-
     small = deepcopy(network)
     for parameter in small.parameters():
         nn.init.zeros_(parameter)
@@ -94,8 +94,6 @@ def agree(network: nn.Module, units: list[Unit]) -> bool:
 
 
 def silent(network: nn.Module, units: list[Unit]) -> nn.Module:
-    from copy import deepcopy
-
     dense = deepcopy(network)
     dense.load_state_dict(silenced(network.state_dict(), units, parameters_of(network)), strict=True)
     return dense
@@ -150,14 +148,14 @@ def test_shallow_is_dense_with_the_branch_multiplied_by_zero(shortcut: str) -> N
     [
         (32, "projection", 69_124_736, 0.06826),
         (32, "pad", 68_862_592, 0.06852),
-        (56, "projection", None, 0.03753),
+        (56, "projection", 125_747_840, 0.03752),  # section 6 says 3.753 %, which is no quotient of its own numbers
     ],
 )
-def test_cost_of_a_block(depth: int, shortcut: str, total: int | None, share: float) -> None:
+def test_cost_of_a_block(depth: int, shortcut: str, total: int, share: float) -> None:
     """T6.3: shares of all multiply-adds of convolutions and the classifier, and the parameters that go."""
     network = resnet(shape=SHAPE, classes=10, depth=depth, shortcut=shortcut).eval()
     whole = sum(multiply_adds(network, IMAGES).values())
-    assert total is None or whole == total
+    assert whole == total
     assert round(BLOCK / whole, 5) == share
     parameters = dict(network.named_parameters())
     before = sum(p.numel() for p in parameters.values())
@@ -239,8 +237,8 @@ def test_a_shallow_transformer_trains() -> None:
     ("name", "options"),
     [
         ("swinv2_tiny_window8_256", {"embed_dim": 24}),  # normalises after the branch, on windows of its input
-        ("mixer_s32_224", {"patch_size": 8, "embed_dim": 32}),  # works on the transposed tokens
-        ("beit_base_patch16_224", {"patch_size": 8, "embed_dim": 48, "num_heads": 3}),  # multiplies by its own vectors
+        ("mixer_s32_224", {}),  # works on the transposed tokens
+        ("resmlp_12_224", {}),  # multiplies a branch by a vector of the block
     ],
 )
 def test_other_transformers_have_two_units_a_block(name: str, options: dict[str, int]) -> None:
@@ -252,13 +250,10 @@ def test_other_transformers_have_two_units_a_block(name: str, options: dict[str,
 
 
 def test_torchvisions_attention_gives_a_pair() -> None:
-    network = from_torchvision(
-        shape=SHAPE,
-        classes=10,
-        name="vit_b_32",
-        options={"image_size": 32, "patch_size": 8, "num_layers": 2, "hidden_dim": 24, "mlp_dim": 48, "num_heads": 2},
-    )
-    units = find_units(lively_(network), SHAPE)
+    sizes = {"patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 24, "mlp_dim": 48}
+    network = lively_(VisionTransformer(image_size=32, num_classes=10, **sizes))
+    nn.init.normal_(network.heads.head.weight)  # zero at the start, as all logits are then
+    units = find_units(network, SHAPE)
     assert [unit.weights[0].rpartition(".")[2] for unit in units.values()] == ["in_proj_weight", "weight"] * 2
     assert agree(network, list(units.values()))
 
@@ -286,7 +281,7 @@ def test_units_of_networks_made_by_hand(kind: str) -> None:
 def test_plain_networks_have_none_and_say_what_was_examined() -> None:
     for network, weights in (
         (vgg(shape=SHAPE, classes=10, depth=11), 9),
-        (conv(shape=SHAPE, classes=10, depth=2), 5),
+        (conv(shape=SHAPE, classes=10, blocks=1), 5),
     ):
         assert find_units(network, SHAPE) == {}
         said = no_units(network, SHAPE)
@@ -337,7 +332,8 @@ def test_units_do_not_depend_on_the_weights(value: float) -> None:
     network = small(width=4)
     expected = find_units(network, SHAPE)
     for tensor in network.state_dict().values():
-        tensor.fill_(value)
+        if tensor.is_floating_point():
+            tensor.fill_(value)
     assert find_units(network, SHAPE) == expected
 
 
@@ -449,17 +445,17 @@ def test_features_of_branches_are_after_the_addition() -> None:
 
 
 def test_features_survive_operations_in_place() -> None:
-    """Torchvision's and timm's blocks add, and timm's next ones activate, in place."""
+    """The first block adds to its branch in place, the second one changes in place what the first one gave."""
     make, _ = RESIDUAL["in place everywhere"]
     network = make().eval()
     found = features(network, find_units(network, SHAPE), IMAGES)
     with torch.no_grad():
         x = network.stem(IMAGES)
-        for name in ("first", "second"):
-            y = getattr(network, name)(x.clone())
-            assert torch.equal(found[name][0], x)
-            assert torch.equal(found[name][1], y)
-            x = y
+        y = network.first(x)
+        assert torch.equal(found["first"][0], x)
+        assert torch.equal(found["first"][1], y)
+        assert torch.equal(found["second"][0], F.silu(y))
+        assert torch.equal(found["second"][1], network.second(y))
 
 
 def test_features_in_a_network_without_other_units() -> None:
@@ -469,13 +465,15 @@ def test_features_in_a_network_without_other_units() -> None:
     remove_(network, [units["blocks.0.attn"]])
     found = features(network, left, IMAGES)
     assert list(found) == list(left)
-    with pytest.raises(LotteryError, match=r"^VisionTransformer has no unit 'blocks\.0\.attn' \(any more\)$"):
-        features(network, units, IMAGES)
+    others = find_units(small(width=4), SHAPE)
+    with pytest.raises(LotteryError, match=r"^VisionTransformer has no unit 'stages\.0\.0'$"):
+        features(network, {**left, **others}, IMAGES)
 
 
 def test_features_of_swin_have_one_shape() -> None:
     shape = (3, 64, 64)
-    network = from_timm(shape=shape, classes=10, name="swinv2_tiny_window8_256", options={"embed_dim": 24}).eval()
+    network = from_timm(shape=shape, classes=10, name="swinv2_tiny_window8_256", options={"embed_dim": 24})
+    lively_(network).eval()
     images = torch.randn(2, *shape)
     for before, after in features(network, find_units(network, shape), images).values():
         assert before.shape == after.shape
@@ -500,14 +498,14 @@ def test_resnet110_is_searched_in_two_seconds_and_rebuilt_in_one() -> None:
 
 
 MEMORY = """
-import resource, sys, torch
+import sys, torch
 from torch import nn
 from lottery.layers.units import check_removal, find_units, remove_, shallow
 sys.path.insert(0, sys.argv[1])
 from residual_networks import wide_mlp
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # of this program alone: ru_maxrss may be the parent's
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 def work(width):
     network = wide_mlp(width)
@@ -524,7 +522,7 @@ print(work(1600))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_at_most_two_networks_and_a_fifth() -> None:
     """Of 123 MB of parameters beside small features: finding, checking and rebuilding, in a process of its own."""
     here = str(Path(__file__).parent)

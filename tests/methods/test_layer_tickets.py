@@ -298,3 +298,19 @@ def test_filter_tickets_lose_the_same_share_of_every_layer(make_lab: MakeLab) ->
     trained = ticket.trained.state.tensors()
     gone = ~ticket.mask["stages.1.1.conv1.weight"].flatten(1).any(1)
     assert not trained["stages.1.1.bn1.bias"][gone].any()
+
+
+def test_controls_of_filter_tickets_have_whole_filters(make_lab: MakeLab) -> None:
+    lab = make_lab(*NETWORK, "prunable=no_fc", "criterion=magnitude")
+    _, ticket = FilterTickets(density=0.5)(lab)
+    control = lab.control(ticket, "random", 0).mask
+    assert control != ticket.mask
+    assert control.layer_kept == ticket.mask.layer_kept
+    assert all(torch.equal(kept.flatten(1).any(1), kept.flatten(1).all(1)) for kept in control.values())
+
+
+def test_a_study_of_filter_tickets_names_layers_that_have_no_filters(tmp_path: Path) -> None:
+    outcome = call(*QUIET, *NETWORK, "method=filters", f"paths.runs={tmp_path / 'runs'}")
+    assert outcome.status == 2
+    assert re.search("prunable.exclude: .*convolutions only, which 'fc.weight' is not", outcome.err), outcome.err
+    assert not (tmp_path / "runs").exists()
