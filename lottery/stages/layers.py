@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import signature
@@ -25,6 +26,7 @@ from lottery.parts import made, own_code
 from lottery.pruning.prunable import weight_shapes
 from lottery.seeding import derive
 from lottery.stages.evaluate import evaluated
+from lottery.stages.masks import Unscored
 from lottery.stages.store import Store
 from lottery.state import State, StateRef
 from lottery.ticket import Mask, Ticket
@@ -115,6 +117,13 @@ class LayerStages:
         if option is not None:
             check_per_class(self.data().class_sizes, option.default, "method.criterion.per_class")
 
+        def unscored(*_: object) -> Any:
+            raise Unscored
+
+        units = {name: self.units[name] for name in candidates}
+        with suppress(Unscored):  # it is called, up to its first look at the network
+            function(UnitScoring(units, unscored, unscored, unscored, torch.Generator(), self.image_shape))
+
     # -- scores -----------------------------------------------------------------------------------------------------
 
     def lowest(
@@ -182,6 +191,12 @@ class LayerStages:
         wrong = [name for name in candidates if not isfinite(scores.get(name, float("nan")))]
         if wrong:
             raise LotteryError(f"method.criterion: gives {wrong[0]!r} no finite score, cannot rank the units")
+        if len(candidates) > 1 and len({scores[name] for name in candidates}) == 1:
+            LOG.warning(
+                "all units score %g, so they go in the order of the network. Networks whose branches start at zero "
+                "do that: of timm, +model.options.zero_init_last=false",
+                scores[candidates[0]],
+            )
         return {name: float(scores[name]) for name in candidates}
 
     # -- controls ---------------------------------------------------------------------------------------------------

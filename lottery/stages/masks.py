@@ -32,7 +32,7 @@ LOG = logging.getLogger("lottery")
 VERSION = 1  # raise when the numerics of scoring or pruning change
 
 
-class _Unscored(Exception):
+class Unscored(Exception):
     """Scores were asked for, where only options are checked."""
 
 
@@ -40,13 +40,13 @@ class _Unseen(Mapping[str, Tensor]):
     """Weights that nobody may look at yet."""
 
     def __getitem__(self, name: str) -> Tensor:
-        raise _Unscored
+        raise Unscored
 
     def __iter__(self) -> Iterator[str]:
-        raise _Unscored
+        raise Unscored
 
     def __len__(self) -> int:
-        raise _Unscored
+        raise Unscored
 
 
 @dataclass
@@ -160,12 +160,12 @@ class MaskStages:
             check_per_class(self.data().class_sizes, option.default, f"{key}.per_class")
 
         def unscored(*_: int) -> Any:
-            raise _Unscored
+            raise Unscored
 
         at = Scoring(_Unseen(), mask, torch.Generator(), unscored, unscored, self.data().shape)
         try:
             criterion(at)
-        except _Unscored:
+        except Unscored:
             pass
         except ConfigError as error:
             raise ConfigError(str(error).replace("criterion.", f"{key}.", 1)) from error
@@ -175,10 +175,10 @@ class MaskStages:
 
         def scores(criterion: Criterion) -> dict[str, Tensor]:
             self.check_criterion(criterion, "method.allocation.criterion", mask)
-            raise _Unscored
+            raise Unscored
 
         shares = dict.fromkeys(mask, density)
-        with suppress(_Unscored):
+        with suppress(Unscored):
             shares = allocation(Budget(mask.shapes, density, scores, self.network))
         counts(shares, mask.shapes, density)
 
