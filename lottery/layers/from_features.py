@@ -69,6 +69,7 @@ def pls(at: UnitScoring, per_class: int = 10, components: int = 2, of: Which = "
     each class against their one-hot labels. Jordao et al. 2018 ("Pruning Deep Neural Networks using Partial Least
     Squares") score filters so.
     """
+    check_one_of("of", of, ("output", "branch"))
     _, labels = at.sample(per_class)
     pooled: dict[str, list[Tensor]] = {unit: [] for unit in at.units}
     for unit, x in _features(at, per_class, of):

@@ -37,6 +37,7 @@ def by(name: str, **options: object) -> dict[str, object]:
     return {"_target_": f"lottery.layers.{name}", "_partial_": True, **options}
 
 
+ONE = "method.criterion.per_class=1"
 L1 = by("from_weights.l1")
 SNIP = by("from_weights.snip", per_class=1)
 
@@ -267,8 +268,8 @@ def test_weights_that_may_not_be_pruned_leave_with_their_unit(
         (["layer_criterion=l1", "method.among=['*.attn']"], r"method.among: got '\*.attn', .*stages.0.0"),
         (["layer_criterion=l1", "method.scored=init", "method.iterative=true"], "method.iterative: got True"),
         ([], "method.criterion: nothing chosen; choose one with layer_criterion=NAME"),
-        (["layer_criterion=snip", "method.criterion.agg=median"], "method.criterion.agg: got 'median', expected one of"),
-        (["layer_criterion=expect_abs", "method.criterion.of=input"], "method.criterion.of: got 'input', expected one of"),
+        (["layer_criterion=snip", ONE, "method.criterion.agg=median"], "method.criterion.agg: got 'median', expected one"),
+        (["layer_criterion=pls", ONE, "method.criterion.of=input"], "method.criterion.of: got 'input', expected one of"),
         (["layer_criterion=l1", "model=mlp"], "model: has no removable units"),
         (["layer_criterion=snip", "method.criterion.per_class=1000"], "method.criterion.per_class: got 1000"),
     ],
