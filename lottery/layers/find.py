@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import partial
+from itertools import count
 from math import sqrt
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.hooks import RemovableHandle
 
 from lottery.errors import ConfigError, cause
-from lottery.layers.removal import Unit, draw_images, same, silent, without
+from lottery.layers.removal import Unit, draw_images, same, silence_, without
 from lottery.layers.trace import Branch, Trace, tensors
 from lottery.pruning.prunable import weight_shapes
 
@@ -32,7 +32,12 @@ class Search:
     def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
         self.refused: dict[str, str] = {}
         self.weights = list(weight_shapes(network))
-        self._network = _redrawn_(deepcopy(network).eval())
+        self._network = deepcopy(network).eval()
+        self._seeds = count()
+        self._redraw_(self._network.parameters())
+        for module in self._network.modules():
+            if isinstance(module, _NormBase):
+                module.reset_running_stats()
         self._images = draw_images(shape, self._network)
         self._names = list(self._network.state_dict())
         self._owned = dict(self._network.named_parameters(remove_duplicate=False))
@@ -54,6 +59,15 @@ class Search:
             name = type(self._network).__name__
             raise ConfigError(f"model: {name} does not run on images of {list(shape)}: {cause(error)}") from error
         return trace
+
+    def _redraw_(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Other weights, in place: layers keep variances or lower them a bit, no bias and no gain is like another."""
+        for parameter in parameters:
+            if parameter.is_floating_point():
+                inputs = parameter[0].numel() if parameter.ndim > 1 else 0
+                bound = sqrt(3 / (4 * inputs)) if inputs else sqrt(3)  # standard deviations 1/(2 sqrt(inputs)) and 1
+                generator = torch.Generator(parameter.device).manual_seed(next(self._seeds))
+                parameter.uniform_(-bound, bound, generator=generator)
 
     # -- candidates -------------------------------------------------------------------------------------------------
 
@@ -129,21 +143,19 @@ class Search:
             mine, named = deepcopy((args, kwargs))  # a network may change its inputs in place
             return list(tensors(owner(*mine, **named)))
 
-        with silent(self._network, unit):
-            expected = run()
-        if unit.whole:
-            found = list(tensors(args))[:1]
-            why = "with its parameters zero it does not give its input"
-        else:
-            try:
-                with without(self._network, [unit]):
-                    found = run()
-            except Exception as error:
-                return f"without it the network does not run: {cause(error)}"
-            why = "with its parameters zero its branch is not zero"
+        silence_(self._network, unit)
+        expected = run()
+        try:
+            with without(self._network, [unit]):
+                found = list(tensors(args))[:1] if unit.whole else run()
+        except Exception as error:
+            return f"without it the network does not run: {cause(error)}"
+        finally:
+            self._redraw_(self._owned[name] for name in unit.tensors if name in self._owned)
         if any(bool(each.amin() == each.amax()) for each in expected):
             return "the random features that it was tried with vanish"
-        return None if _all_same(found, expected) else why
+        gives = "it does not give its input" if unit.whole else "its branch is not zero"
+        return None if _all_same(found, expected) else f"with its parameters zero {gives}"
 
     # -- choice -----------------------------------------------------------------------------------------------------
 
@@ -166,36 +178,21 @@ class Search:
     def _agreeing(self, units: list[Unit]) -> dict[str, Unit]:
         """Those without which the whole network computes the same as with their parameters zero."""
         if not self._agree(units):
+            self.refused |= {unit.name: "without it the network computes something else" for unit in units}
             units = [unit for unit in units if self._agree([unit])]
         return {unit.name: unit for unit in units}
 
     def _agree(self, units: list[Unit]) -> bool:
-        with ExitStack() as stack:
-            for unit in units:
-                stack.enter_context(silent(self._network, unit))
-            expected = list(tensors(self._network(self._images.clone())))
+        self._redraw_(self._network.parameters())
+        for unit in units:
+            silence_(self._network, unit)
+        expected = list(tensors(self._network(self._images.clone())))
         try:
             with without(self._network, units):
                 return _all_same(list(tensors(self._network(self._images.clone()))), expected)
         except Exception as error:
             self.refused |= {unit.name: f"without it the network does not run: {cause(error)}" for unit in units}
             return False
-
-
-def _redrawn_(network: nn.Module) -> nn.Module:
-    """Other weights, in place: variances are kept or fall slowly, the branches' contributions are of all sizes."""
-    generators: dict[torch.device, torch.Generator] = {}
-    for parameter in network.parameters():
-        if parameter.is_floating_point():
-            at = parameter.device
-            generator = generators.setdefault(at, torch.Generator(at).manual_seed(0))
-            inputs = parameter[0].numel() if parameter.ndim > 1 else 0
-            bound = sqrt(3 / (4 * inputs)) if inputs else sqrt(3)  # standard deviations 1/(2 sqrt(inputs)) and 1
-            parameter.uniform_(-bound, bound, generator=generator)
-    for module in network.modules():
-        if isinstance(module, _NormBase):
-            module.reset_running_stats()
-    return network
 
 
 def _all_same(found: list[Tensor], expected: list[Tensor]) -> bool:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from lottery.errors import ConfigError, cause
-from lottery.layers.trace import put_, replaced
 from lottery.state import State
 
 TOLERANCE = 1e-5  # of values, relative to the largest
@@ -58,18 +57,29 @@ class Nothing(Passing):
 def remove_(network: nn.Module, units: Iterable[Unit]) -> None:
     """Really take the units out, in place. The names of the other tensors stay the same."""
     for unit in units:
-        for path, module in substitutes(network, unit).items():
-            put_(network, path, module)
+        for path in unit.modules:
+            leaving = network.get_submodule(path)
+            kind = Nothing if path == unit.modules[-1] and not unit.whole else Passing
+            module = kind(pair=isinstance(leaving, nn.MultiheadAttention))
+            _put_(network, path, module.train(leaving.training))
 
 
-def substitutes(network: nn.Module, unit: Unit) -> dict[str, nn.Module]:
-    """What comes in the places of a unit's modules when it leaves."""
-    found: dict[str, nn.Module] = {}
-    for path in unit.modules:
-        leaving = network.get_submodule(path)
-        kind = Nothing if path == unit.modules[-1] and not unit.whole else Passing
-        found[path] = kind(pair=isinstance(leaving, nn.MultiheadAttention)).train(leaving.training)
-    return found
+@contextmanager
+def without(network: nn.Module, units: Iterable[Unit]) -> Iterator[None]:
+    """The network without the units, as long as the context lasts."""
+    units = list(units)
+    own = {path: network.get_submodule(path) for unit in units for path in unit.modules}
+    try:
+        remove_(network, units)
+        yield
+    finally:
+        for path, module in own.items():
+            _put_(network, path, module)
+
+
+def _put_(network: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(network.get_submodule(parent), name, module)
 
 
 def shallow(state: State, units: Iterable[Unit]) -> State:
@@ -98,19 +108,12 @@ def dense_form(state: State, like: State, units: Iterable[Unit], parameters: Con
     return {name: filled[name] if name in gone else state[name] for name in like}
 
 
-@contextmanager
-def silent(network: nn.Module, unit: Unit) -> Iterator[None]:
-    """The network with the unit's parameters zero, as long as the context lasts; takes no memory."""
+def silence_(network: nn.Module, unit: Unit) -> None:
+    """Set the unit's parameters to zero, in place."""
     own = dict(network.named_parameters(remove_duplicate=False))
-    parameters = [own[name] for name in unit.tensors if name in own]
-    values = [parameter.data for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.data = parameter.new_zeros(()).expand_as(parameter)
-        yield
-    finally:
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.data = value
+    for name in unit.tensors:
+        if name in own:
+            own[name].zero_()
 
 
 def same(found: Any, expected: Tensor) -> bool:
@@ -150,8 +153,7 @@ def _difference(network: nn.Module, units: list[Unit], shape: tuple[int, ...]) -
     with torch.random.fork_rng(devices=[]):
         try:
             for unit in units:
-                for tensor in unit.tensors:
-                    _zero_(copy, tensor)
+                silence_(copy, unit)
             expected = copy(images.clone())
             remove_(copy, units)
             found = copy(images)
@@ -162,20 +164,3 @@ def _difference(network: nn.Module, units: list[Unit], shape: tuple[int, ...]) -
     if not torch.isfinite(expected).all():
         return "the network's logits are not finite"
     return None if same(found, expected) else "the network does not compute the same as with its parameters zero"
-
-
-def _zero_(network: nn.Module, name: str) -> None:
-    module, _, last = name.rpartition(".")
-    parameter = dict(network.get_submodule(module).named_parameters(recurse=False)).get(last)
-    if parameter is not None:
-        parameter.zero_()
-
-
-@contextmanager
-def without(network: nn.Module, units: Iterable[Unit]) -> Iterator[None]:
-    """The network without the units, as long as the context lasts."""
-    modules: dict[str, nn.Module] = {}
-    for unit in units:
-        modules |= substitutes(network, unit)
-    with replaced(network, modules):
-        yield

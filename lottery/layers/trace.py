@@ -7,7 +7,6 @@ are added and one of them was computed from the other, what lies between them is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -174,22 +173,3 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for each in value:
             yield from tensors(each)
-
-
-@contextmanager
-def replaced(network: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
-    """The network with other modules at these paths, as long as the context lasts."""
-    own = {path: network.get_submodule(path) for path in modules}
-    try:
-        for path, module in modules.items():
-            put_(network, path, module)
-        yield
-    finally:
-        for path, module in own.items():
-            put_(network, path, module)
-
-
-def put_(network: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module in place of the one at this path."""
-    parent, _, name = path.rpartition(".")
-    setattr(network.get_submodule(parent), name, module)

@@ -246,7 +246,7 @@ RESIDUAL: dict[str, tuple[Callable[[], Network], dict[str, tuple[str, ...]]]] = 
     ),
     "in place everywhere": (
         lambda: Network(first=OntoBranch(), second=ActivatedInput()),
-        {"first": ("first",), "second": ("second.conv1",)},
+        whole("first", "second.conv1"),
     ),
     "added to the shortcut in place": (lambda: Network(first=IntoShortcut()), whole("first")),
     "branches that are zero at the start": (lambda: Network(first=Gated(), second=Gated()), whole("first", "second")),

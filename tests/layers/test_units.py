@@ -454,8 +454,8 @@ def test_features_survive_operations_in_place() -> None:
         y = network.first(x)
         assert torch.equal(found["first"][0], x)
         assert torch.equal(found["first"][1], y)
-        assert torch.equal(found["second"][0], F.silu(y))
-        assert torch.equal(found["second"][1], network.second(y))
+        assert torch.equal(found["second.conv1"][0], F.silu(y))
+        assert torch.equal(found["second.conv1"][1], network.second(y))
 
 
 def test_features_in_a_network_without_other_units() -> None:
