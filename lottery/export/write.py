@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from lottery.cost.macs import multiply_adds
 from lottery.errors import LotteryError, cause
 from lottery.export.channels import cut_, layers, widths
 from lottery.export.shrink import shrink
@@ -181,29 +181,6 @@ def _zeros(module: nn.Module) -> dict[str, int]:
     if getattr(module, "groups", 1) == 1:
         facts["zero_inputs"] = int(zero.transpose(0, 1).flatten(1).all(1).sum())
     return facts
-
-
-@torch.no_grad()
-def multiply_adds(network: nn.Module, images: Tensor) -> dict[str, int]:
-    """Multiply-adds of each convolution and linear layer for one image: layer -> how many."""
-    found: dict[str, int] = {}
-
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            swept = inputs[0] if isinstance(module, _ConvTransposeNd) else output
-            channels = swept.shape[-1] if isinstance(module, nn.Linear) else swept.shape[1]
-            found[name] = found.get(name, 0) + swept.numel() // channels * module.weight.numel()  # type: ignore[operator]
-
-        return module.register_forward_hook(after)
-
-    modules = [(name, each) for name, each in network.named_modules() if isinstance(each, _ConvNd | nn.Linear)]
-    handles = [watch(name, module) for name, module in modules]
-    try:
-        network(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 # -- reading it again -------------------------------------------------------------------------------------------------

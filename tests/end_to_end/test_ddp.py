@@ -180,3 +180,18 @@ def test_gpus_that_are_not_there_are_one_line(tmp_path: Path, monkeypatch: pytes
         "lottery: trainer.devices: 3 GPUs are needed on this machine, 1 are there",
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_train_a_shallow_network(tmp_path: Path) -> None:
+    """Of a layer ticket; what rank 0 stores is the dense network's state, as one process does."""
+    options = ["data=digits", "data.limit=64", "model=resnet20", "model.depth=14", "model.width=4", "method=layers"]
+    options += ["layer_criterion=l1", "method.remove=[2]", "method.scored=init", "train.steps=6it"]
+    options += ["train.batch_size=16", "probes=none", "tracker=none", "trainer.progress=false", "trainer.threads=1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*options, "trainer=cpu", f"paths.runs={one}"]) == 0
+    assert ended(forked([*options, *DDP, "trainer.devices=2", f"paths.runs={two}"], tmp_path / "output")) == [0]
+    assert [row["removed_units"] for row in rows(two)] == [row["removed_units"] for row in rows(one)]
+    assert len(rows(two)[1]["removed_units"]) == 2
+    for mine, theirs in zip(trained(one), trained(two), strict=True):
+        assert set(mine) == set(theirs)
+        assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < TOLERANCE

@@ -15,10 +15,11 @@ from torch import nn
 from training_tools import SMALL
 
 from lottery.compose import composed
+from lottery.cost.macs import multiply_adds
 from lottery.errors import LotteryError
 from lottery.export import command, write
 from lottery.export.command import Exported, export
-from lottery.export.write import load_shrunk, multiply_adds, write_network
+from lottery.export.write import load_shrunk, write_network
 from lottery.models.mlp import mlp
 from lottery.models.resnet import resnet
 from lottery.run import reported

@@ -17,8 +17,8 @@ from residual_networks import RESIDUAL
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from lottery.cost.macs import multiply_adds
 from lottery.errors import ConfigError, LotteryError
-from lottery.export.write import multiply_adds
 from lottery.layers.units import (
     Unit,
     check_removal,

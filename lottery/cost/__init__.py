@@ -1,0 +1,1 @@
+"""What a network costs: multiply-adds, memory, time and energy."""

@@ -1,0 +1,149 @@
+"""What a ticket costs, beside the dense network: parameters, multiply-adds, memory, measured times and energy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lottery.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lottery.stages.lab import Lab
+    from lottery.stages.round import Round
+    from lottery.ticket import Ticket
+
+LOG = logging.getLogger("lottery")
+THROUGHPUT_BATCH = 128
+LATENCY_RUNS = 20  # forward passes of one image in a repeat: a single one is too short for the clock
+ENERGY_SECONDS = 1.0  # of inference, of which the energy is read: counters are renewed every millisecond or so
+KWH = 3.6e6  # joules
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the network as it would be used (`lab.smaller`), and with the prefix `dense_` of the dense one beside it.
+
+    `cost_parameters`; `cost_macs` (convolutions and linear layers, one image), `cost_macs_all` (all that torch's
+    counter knows); `cost_memory` (bytes of a training step: `lottery.cost.memory`); `cost_step_ms` (a training step
+    at the study's batch), `cost_latency_ms` (inference, batch 1), `cost_throughput` (images a second, batch 128):
+    medians over `repeats`, ticket and dense network in turn, without autocast, on `cost_threads` threads.
+
+    Shares of the dense network's: `cost_parameters_share`, `cost_macs_share`, `cost_memory_share`; and
+    `cost_step_speedup`, `cost_latency_speedup`, `cost_throughput_speedup`.
+
+    `cost_joules` for 1,000 images of inference, null where no counter can be read; `cost_grams_co2e` for them at `grid`
+    g CO2e a kWh. Weights that are pruned one by one (`cost_unstructured`) make no dense kernel faster: these figures
+    are the dense network's, and the log says so.
+    """
+
+    repeats: int = 7
+    grid: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ConfigError.of("repeats", self.repeats, "a number ≥ 1")
+        if self.grid is not None and not self.grid > 0:
+            raise ConfigError.of("grid", self.grid, "g CO2e a kWh, a number > 0, or null")
+
+    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+        ticket = round.ticket
+        inputs = {
+            "version": 1,
+            "state": round.trained.state.digest,
+            "dense": lab.dense.trained.state.digest,
+            "removed": sorted(ticket.removed),
+            "silent": ticket.silent,
+            "repeats": self.repeats,
+            "threads": torch.get_num_threads(),
+            "batch": lab.config.train.batch_size,
+        }
+        found = lab.evaluated("cost", inputs, lambda: self.measured(round, lab))
+        joules = found["cost_joules"]
+        grams = None if joules is None or self.grid is None else joules / KWH * self.grid
+        if round.index and round.control is None:
+            LOG.info("cost of round %d: %s", round.index, said(found, ticket))
+        return {**found, "cost_grams_co2e": grams, "cost_unstructured": int(unstructured(ticket))}
+
+    def measured(self, round: Round, lab: Lab) -> dict[str, Any]:
+        from lottery.cost.energy import joules
+        from lottery.cost.macs import counted, multiply_adds
+        from lottery.cost.memory import training_memory
+        from lottery.cost.timing import inference, paired, training_step
+
+        device, batch = lab.device, lab.config.train.batch_size
+        networks = {"": lab.smaller(round)}
+        if round.index or round.control:
+            networks["dense_"] = lab.smaller(lab.dense)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(max(batch, THROUGHPUT_BATCH), *lab.data.shape, generator=generator).to(device)
+        labels = torch.arange(batch, device=device) % lab.data.classes
+        found: dict[str, Any] = {"cost_threads": torch.get_num_threads()}
+        for prefix, network in networks.items():
+            found |= {
+                f"cost_{prefix}parameters": sum(each.numel() for each in network.parameters()),
+                f"cost_{prefix}macs": sum(multiply_adds(network, images).values()),
+                f"cost_{prefix}macs_all": counted(network, images),
+                f"cost_{prefix}memory": training_memory(network, images[:batch], labels),
+            }
+
+        works: dict[str, Callable[[nn.Module], Callable[[], object]]] = {
+            "step": lambda network: training_step(network, images[:batch], labels),
+            "latency": lambda network: repeated(inference(network, images[:1]), LATENCY_RUNS),
+            "throughput": lambda network: inference(network, images[:THROUGHPUT_BATCH]),
+        }
+        for what, work in works.items():
+            seconds = paired({prefix: work(each) for prefix, each in networks.items()}, self.repeats, device)
+            for prefix, took in seconds.items():
+                found |= shown(prefix, what, took)
+        passes = ceil(ENERGY_SECONDS * found["cost_throughput"] / THROUGHPUT_BATCH)
+        spent = joules(repeated(inference(networks[""], images[:THROUGHPUT_BATCH]), passes), device)
+        found["cost_joules"] = None if spent is None else spent * 1000 / (passes * THROUGHPUT_BATCH)
+        return found | (compared(found) if len(networks) > 1 else {})
+
+
+def unstructured(ticket: Ticket) -> bool:
+    """Whether weights are gone and neither filters nor units."""
+    return ticket.mask.density < 1 and not ticket.removed and not ticket.silent
+
+
+def said(found: Mapping[str, Any], ticket: Ticket) -> str:
+    """What was gained, in a line."""
+    if unstructured(ticket):
+        return "weights are pruned one by one, by which no dense kernel gets faster"
+    return (
+        f"{found['cost_macs_share']:.1%} of the multiply-adds; speed-up of a training step "
+        f"{found['cost_step_speedup']:.2f}, inference {found['cost_latency_speedup']:.2f} (batch 1), "
+        f"{found['cost_throughput_speedup']:.2f} (batch {THROUGHPUT_BATCH})"
+    )
+
+
+def repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
+    return lambda: [work() for _ in range(times)]
+
+
+def shown(prefix: str, what: str, seconds: float) -> dict[str, float]:
+    """A time as it is shown."""
+    if what == "throughput":
+        return {f"cost_{prefix}throughput": THROUGHPUT_BATCH / seconds}
+    runs = LATENCY_RUNS if what == "latency" else 1
+    return {f"cost_{prefix}{what}_ms": 1000 * seconds / runs}
+
+
+def compared(found: Mapping[str, Any]) -> dict[str, float]:
+    """The ticket's figures against the dense network's."""
+    shares = {
+        f"cost_{name}_share": found[f"cost_{name}"] / found[f"cost_dense_{name}"]
+        for name in ("parameters", "macs", "memory")
+    }
+    return shares | {
+        "cost_step_speedup": found["cost_dense_step_ms"] / found["cost_step_ms"],
+        "cost_latency_speedup": found["cost_dense_latency_ms"] / found["cost_latency_ms"],
+        "cost_throughput_speedup": found["cost_throughput"] / found["cost_dense_throughput"],
+    }

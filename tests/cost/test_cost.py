@@ -1,0 +1,169 @@
+"""What networks cost: counts by closed form, memory, counters of energy; and the probe in a study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from training_tools import SMALL
+
+from lottery.compose import composed
+from lottery.cost.energy import joules
+from lottery.cost.macs import counted, multiply_adds
+from lottery.cost.memory import training_memory
+from lottery.cost.timing import inference, paired, training_step
+from lottery.models.mlp import mlp
+from lottery.models.resnet import resnet
+from lottery.models.zoo import from_timm
+from lottery.study import Study
+
+CPU = torch.device("cpu")
+COMMON = [option for option in SMALL if not option.startswith(("method.", "model=", "probes="))]
+RESNET = ["model=resnet20", "model.depth=14", "model.width=8"]
+
+
+@pytest.mark.parametrize(
+    ("depth", "shortcut", "expected"),
+    # Specs, methods.md 6: ResNet-32 by either shortcut; of ResNet-56 the share of a block (3.75 %) fits Table 4.
+    [(32, "projection", 69_124_736), (32, "pad", 68_862_592), (56, "projection", 69_124_736 + 12 * 4_718_592)],
+)
+def test_multiply_adds_of_residual_networks(depth: int, shortcut: str, expected: int) -> None:
+    network = resnet(shape=(3, 32, 32), classes=10, depth=depth, shortcut=shortcut).eval()
+    images = torch.zeros(2, 3, 32, 32)
+    assert sum(multiply_adds(network, images).values()) == expected
+    assert counted(network, images) == expected
+
+
+def test_all_operations_are_those_of_layers_and_of_attention() -> None:
+    """The two products of a ViT's attention: 2 · tokens² · width a block."""
+    options = {"patch_size": 4, "depth": 3}
+    network = from_timm(shape=(3, 16, 16), classes=10, name="vit_tiny_patch16_224", options=options).eval()
+    images = torch.zeros(1, 3, 16, 16)
+    tokens, width = 17, 192
+    assert counted(network, images) == sum(multiply_adds(network, images).values()) + 3 * 2 * tokens**2 * width
+
+
+def test_memory_is_that_of_weights_optimizer_and_what_backward_needs() -> None:
+    """Of an MLP: parameters three times; its input, each activation after ReLU, the log-probabilities, the labels."""
+    network = mlp(shape=(1, 1, 20), classes=10, hidden=[30])
+    images, labels = torch.randn(8, 1, 1, 20), torch.arange(8)
+    parameters = 20 * 30 + 30 + 30 * 10 + 10
+    saved = 8 * (20 + 30 + 10)
+    found = training_memory(network, images, labels)
+    assert 4 * (3 * parameters + saved) <= found <= 4 * (3 * parameters + saved) + 8 * 8 + 64
+    assert network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_half_of_the_blocks_need_less_memory() -> None:
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    deep, shallow = (resnet(shape=(3, 16, 16), classes=10, depth=depth, width=4) for depth in (32, 14))
+    share = training_memory(shallow, images, labels) / training_memory(deep, images, labels)
+    assert 0.3 < share < 0.6  # 6 of 15 blocks, and the ends
+
+
+def test_networks_are_timed_in_turn() -> None:
+    calls: list[str] = []
+    works = {name: (lambda name=name: calls.append(name)) for name in ("a", "b")}
+    found = paired(works, repeats=3, device=CPU)
+    assert calls == ["a", "b"] * 5  # two warm up
+    assert set(found) == {"a", "b"}
+    assert all(seconds > 0 for seconds in found.values())
+
+
+def test_timing_leaves_the_weights_alone() -> None:
+    network = resnet(shape=(1, 8, 8), classes=10, depth=8, width=4)
+    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    training_step(network, torch.randn(4, 1, 8, 8), torch.arange(4))()
+    inference(network, torch.randn(4, 1, 8, 8))()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in network.named_parameters())
+
+
+# -- energy -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def powercap(tmp_path: Path) -> Callable[..., Path]:
+    """A tree as Linux shows it: packages, a part of one, and how far a counter goes."""
+
+    def make(**counters: int) -> Path:
+        for name, value in counters.items():
+            folder = tmp_path / f"intel-rapl:{name.removeprefix('package').replace('_', ':')}"
+            folder.mkdir()
+            (folder / "energy_uj").write_text(f"{value}\n")
+            (folder / "max_energy_range_uj").write_text("10000000\n")
+        return tmp_path
+
+    return make
+
+
+def test_energy_is_that_of_all_packages_and_not_of_their_parts_again(powercap: Callable[..., Path]) -> None:
+    root = powercap(package0=1_000_000, package1=9_500_000, package0_0=5)
+
+    def work() -> None:
+        for name, value in {"0": 3_500_000, "1": 500_000, "0:0": 9_000_000}.items():  # of package 1 it began anew
+            (root / f"intel-rapl:{name}" / "energy_uj").write_text(f"{value}\n")
+
+    assert joules(work, CPU, root) == pytest.approx(2.5 + 1.0)
+
+
+def test_without_a_counter_nothing_is_made_up(tmp_path: Path) -> None:
+    assert joules(lambda: pytest.fail("there was nothing to measure"), CPU, tmp_path) is None
+
+
+# -- the probe --------------------------------------------------------------------------------------------------------
+
+
+def rows(tmp_path: Path, *overrides: str) -> tuple[list[dict[str, object]], str]:
+    cfg = composed([*COMMON, f"paths.runs={tmp_path}", "probes=cost", "probes.cost.repeats=1", *overrides])
+    study = Study(cfg)
+    found = study.run()
+    return found, (study.folder.path / "study.log").read_text()
+
+
+def test_the_probe_shows_the_shallow_network_beside_the_dense_one(tmp_path: Path) -> None:
+    layers = ["method=layers", "layer_criterion=l1", "method.remove=[2]", "controls.random=1"]
+    (dense, ticket, control), log = rows(tmp_path, *RESNET, *layers)
+    shape = (1, 8, 8)
+    whole = resnet(shape=shape, classes=10, depth=14, width=8)
+    block = 2 * 9 * 8**2 * 8 * 8  # multiply-adds, whichever stage
+    macs = sum(multiply_adds(whole.eval(), torch.zeros(1, *shape)).values())
+    assert dense["probe/cost_macs"] == macs
+    assert "probe/cost_dense_macs" not in dense
+    for row in (ticket, control):
+        assert row["probe/cost_dense_macs"] == macs
+        assert row["probe/cost_macs"] == macs - 2 * block
+        assert row["probe/cost_macs_share"] == pytest.approx(1 - 2 * block / macs)
+        assert row["probe/cost_parameters_share"] < 1
+        assert row["probe/cost_memory_share"] < 1
+        assert row["probe/cost_step_speedup"] > 0
+        assert row["probe/cost_unstructured"] == 0
+    assert dense["probe/cost_parameters"] == sum(parameter.numel() for parameter in whole.parameters())
+    assert f"{100 * (1 - 2 * block / macs):.1f}% of the multiply-adds" in log
+    again, _ = rows(tmp_path, *RESNET, *layers)
+    assert json.loads(json.dumps(again)) == json.loads(json.dumps([dense, ticket, control]))  # measured once
+
+
+def test_whole_filters_are_taken_out_before_measuring(tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    layers = "prunable.exclude=[conv1,'*.conv2','*shortcut*',fc]"
+    (_, ticket), _ = rows(tmp_path, *RESNET, "method=filters", "method.density=0.5", layers)
+    assert 0.4 < ticket["probe/cost_macs_share"] < 0.6
+    assert ticket["probe/cost_parameters_share"] < 0.6
+
+
+def test_of_single_weights_it_says_that_nothing_gets_faster(tmp_path: Path) -> None:
+    (_, ticket), log = rows(tmp_path, "model=mlp", "method.rounds=1")
+    assert ticket["probe/cost_unstructured"] == 1
+    assert ticket["probe/cost_macs_share"] == 1
+    assert "no dense kernel gets faster" in log
+
+
+def test_energy_becomes_emissions_by_a_stated_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lottery.cost.energy.joules", lambda work, device: 3.6)
+    (dense,), _ = rows(tmp_path, "model=mlp", "method.rounds=0", "probes.cost.grid=500")
+    assert dense["probe/cost_joules"] > 0
+    assert dense["probe/cost_grams_co2e"] == pytest.approx(dense["probe/cost_joules"] / 3.6e6 * 500)
