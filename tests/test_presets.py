@@ -104,6 +104,8 @@ def tiny(name: str, folder: Path, *overrides: str) -> DictConfig:
     values += ["model.width=4"] if "width" in cfg.model else []
     values += ["method.rounds=2"] if "rounds" in cfg.method else []
     values += ["criterion.per_class=1"] if "per_class" in cfg.criterion else []
+    values += ["method.criterion.per_class=1"] if "per_class" in (cfg.method.get("criterion") or {}) else []
+    values += ["probes.cost.repeats=1"] if "cost" in cfg.probes else []
     values += ["probes.gradient_norm.per_class=1"] if "gradient_norm" in cfg.probes else []
     values += [
         f"probes.criteria.criteria.{criterion}.per_class=1"
@@ -158,7 +160,9 @@ def check_folder(folder: Path, rows: list[Row]) -> None:
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert lines == json.loads(json.dumps(rows))
     rounds = sorted({row["round"] for row in rows})
-    assert sorted(path.name for path in (folder / "masks").iterdir()) == [f"round_{k:03d}.safetensors" for k in rounds]
+    kinds = (".safetensors", ".units.safetensors") if "units" in rows[0] else (".safetensors",)
+    masks = sorted(f"round_{k:03d}{kind}" for k in rounds for kind in kinds)
+    assert sorted(path.name for path in (folder / "masks").iterdir()) == masks
     assert sorted(path.name for path in (folder / "rounds").iterdir()) == [f"round_{k:03d}.json" for k in rounds]
     assert {"config.yaml", "curves.csv", "study.log"} <= {path.name for path in folder.iterdir()}
     assert any((folder / "figures").glob("*.png"))
@@ -193,9 +197,12 @@ def test_runs(name: str, tmp_path: Path) -> None:
         assert (None not in selected) if cfg.data.validation else (selected == (None, None, None))
     if cfg.method._target_ == IMP:
         check_ladder(cfg, rows)
+    elif "remove" in cfg.method:
+        assert [len(row["removed_units"]) for row in rows] == [0, *cfg.method.remove]
     elif "density" in cfg.method:
         assert [row["round"] for row in rows] == [0, 1]
         by_layer = cfg.method.get("pattern") in ("filter", "channel") or cfg.method.get("scope") == "layer"
+        by_layer |= name.startswith("filter_tickets")
         slack = (
             0.5 if not by_layer else 0.1 * rows[0]["kept"]
         )  # each layer keeps a whole number of groups, or of weights
