@@ -24,7 +24,7 @@ LOOKS = {  # criterion: what it is called, colour and marker
 
 
 def table_of(runs: list[Path]) -> pd.DataFrame:
-    """Test accuracy (%), and its difference from the dense network of the same seed: a row a criterion, count and seed."""
+    """Test accuracy (%), and its difference from the dense network of the same seed, by criterion, count and seed."""
     rows = frame(runs)
     rows = rows[rows["control"].isna()]
     names = {run: read_config(Path(run))["method"]["criterion"]["_target_"].rpartition(".")[2] for run in rows["run"]}

@@ -246,6 +246,16 @@ def test_a_study_records_its_units(study: Callable[..., tuple[Path, list[dict[st
     assert again == rows
 
 
+def test_probes_measure_layer_tickets_as_they_are(study: Callable[..., tuple[Path, list[dict[str, object]]]]) -> None:
+    """Calibration and robustness are those of the shallow network, whose own test loss the row has."""
+    options = ["method=layers", "layer_criterion=kl", "method.criterion.per_class=1", "method.remove=[3]"]
+    _, (_, ticket) = study(*options, "probes=[quality,robustness,light]", "probes.gradient_norm.per_class=1")
+    assert ticket["probe/nll"] == pytest.approx(ticket["test_loss"], rel=1e-5)
+    assert 0 <= ticket["probe/accuracy_fgsm"] <= 1
+    assert 0 <= ticket["probe/accuracy_corrupted"] <= 1
+    assert ticket["probe/density_effective"] == pytest.approx(ticket["density"])  # what is left is connected
+
+
 def test_weights_that_may_not_be_pruned_leave_with_their_unit(
     study: Callable[..., tuple[Path, list[dict[str, object]]]],
 ) -> None:
