@@ -22,11 +22,13 @@ from lottery.sweep import labels, planned
 
 def test_every_option_of_every_group_composes() -> None:
     """The first of every group together, then the second of every group, and so on."""
-    listed = {group: options for group, options in groups().items() if group not in ("exp", "model", "allocation")}
+    apart = ("exp", "model", "allocation", "layer_criterion")
+    listed = {group: options for group, options in groups().items() if group not in apart}
     for number in range(max(map(len, listed.values()))):
         chosen = [f"{group}={options[number % len(options)]}" for group, options in listed.items()]
         needed = ["schedule.milestones=[2ep,4ep]"] if "schedule=multistep" in chosen else []
         needed += ["allocation=erk"] if {"method=random", "method=jackpot"} & set(chosen) else []
+        needed += ["layer_criterion=snip"] if "method=layers" in chosen else []
         if "tracker=trackio" in chosen and find_spec("trackio") is None:
             with pytest.raises(ConfigError, match="pip install trackio"):
                 composed([*chosen, *needed])
@@ -41,6 +43,13 @@ def test_every_allocation_is_an_option_of_the_methods_that_have_one(name: str) -
         assert composed([f"method={method}", f"allocation={name}", *needed]).method.allocation._partial_
     with pytest.raises(ConfigError, match=r"method\.allocation: no such key"):
         composed([f"allocation={name}", *needed])
+
+
+@pytest.mark.parametrize("name", groups()["layer_criterion"])
+def test_every_layer_criterion_is_an_option_of_the_method_that_has_one(name: str) -> None:
+    assert composed(["method=layers", f"layer_criterion={name}"]).method.criterion._partial_
+    with pytest.raises(ConfigError, match=r"method\.criterion: no such key"):
+        composed([f"layer_criterion={name}"])
 
 
 def test_the_method_is_completed_and_typed() -> None:
