@@ -2,9 +2,9 @@
 
     python benchmarks/layers.py [--threads 2] [--repeats 7] [--batch 128]
 
-All networks of one depth run in turn in each repeat (medians), on random images of 32x32 pixels, in float32. Blocks
-leave stage by stage in turn, since which ones leave changes the time (early stages have the largest maps) and not the
-multiply-adds. Published: Jordao et al., Table 4 (its "4 blocks" of ResNet-32 have the operations of 5).
+All networks of one depth run in turn in each repeat, and the medians of the ratios within repeats are shown; random
+images of 32x32 pixels, float32. Blocks leave stage by stage in turn, since which ones leave changes the time (early
+stages have the largest maps) and not the multiply-adds. Published: Jordao et al., Table 4 (its "4 blocks" of ResNet-32 have the operations of 5).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from lottery.cost.macs import multiply_adds
 from lottery.cost.memory import training_memory
-from lottery.cost.timing import inference, paired, training_step
+from lottery.cost.timing import inference, paired, speed_up, training_step
 from lottery.layers.units import Unit, check_removal, find_units, remove_
 from lottery.models.resnet import resnet
 
@@ -73,12 +73,12 @@ def main() -> None:
                        "inference, 1", f"inference, {options.batch}", "memory saved", "published "):  # fmt: skip
             table.add_column(column, justify="right")
         for count in networks:
-            ratio, speed = macs[0] / macs[count], steps["0"] / steps[str(count)]
+            ratio, speed = macs[0] / macs[count], speed_up(steps["0"], steps[str(count)])
             published = rows.get(count)
             table.add_row(
                 str(count), f"{1 - 1 / ratio:.2%}", f"{ratio:.3f}", f"{speed:.3f}", f"{speed / ratio:.2f}",
-                f"{published[0]:.2f}" if published else "", f"{ones['0'] / ones[str(count)]:.2f}",
-                f"{many['0'] / many[str(count)]:.2f}", f"{1 - memory[count] / memory[0]:.2%}",
+                f"{published[0]:.2f}" if published else "", f"{speed_up(ones['0'], ones[str(count)]):.2f}",
+                f"{speed_up(many['0'], many[str(count)]):.2f}", f"{1 - memory[count] / memory[0]:.2%}",
                 f"{published[1]:.2%}" if published else "",
             )  # fmt: skip
         Console(width=150).print(table)

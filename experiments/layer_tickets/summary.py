@@ -20,6 +20,7 @@ LOOKS = {  # criterion: what it is called, colour and marker
     "snip_signed": ("SNIP, signed", "#56B4E9", "s"),
     "grasp": ("GraSP (Hessian)", "#D55E00", "D"),
     "random": ("random", "#999999", "X"),
+    "kl": ("KL, after training", "#009E73", "^"),
 }
 
 
@@ -54,7 +55,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
                 means.append(gains.mean())
                 lows.append(gains.mean() - gains.min())
                 highs.append(gains.max() - gains.mean())
-            places = [count + 0.06 * (shift - 1.5) for count in counts]
+            places = [count + 0.06 * (shift - 2) for count in counts]
             axes.errorbar(places, means, (lows, highs), color=colour, marker=marker, elinewidth=1, label=label)
         axes.axhline(0, color=DENSE, linestyle=(0, (5, 3)), linewidth=1.1, label="dense")
         axes.set_xticks(counts)
@@ -77,7 +78,7 @@ def main() -> None:
     print("|---" * (len(counts) + 1) + "|")
     for criterion, (label, _, _) in LOOKS.items():
         print(f"| {label} | " + " | ".join(spread(table.loc[(criterion, count), "gain"]) for count in counts) + " |")
-    print("\nremoved first, seed by seed:")
+    print(f"\nwhich {counts[-1]} leave, seed by seed:")
     for criterion, (label, _, _) in LOOKS.items():
         firsts = table.loc[(criterion, counts[-1]), "removed_units"]
         print(f"- {label}: " + "; ".join(", ".join(units) for units in firsts))

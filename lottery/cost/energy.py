@@ -37,9 +37,11 @@ def packages(root: Path = POWERCAP) -> list[Path]:
         if path.parent.name.count(":") == 1:  # the others are parts of these
             try:
                 _read(path)
+                name = path.with_name("name").read_text()
             except (OSError, ValueError):
                 continue
-            found.append(path)
+            if name.startswith("package"):  # not psys: the whole board, packages and all
+                found.append(path)
     return found
 
 

@@ -14,6 +14,7 @@ def training_memory(network: nn.Module, images: Tensor, labels: Tensor) -> int:
     On a GPU torch's own count of the peak over a whole step would hold workspaces of its kernels too; this counts what
     the network needs, the same on every device.
     """
+    images = images.clone()  # not the memory of a larger batch that these are a part of
     saved: dict[int, int] = {}
     own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
 

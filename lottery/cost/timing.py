@@ -1,4 +1,4 @@
-"""How long networks take, measured side by side: each repeat runs all of them in turn, and medians are compared.
+"""How long networks take, measured side by side: each repeat runs all of them in turn, and is compared in itself.
 
 What else the machine does then meets all of them alike; a network is never compared with a time of another run.
 """
@@ -6,25 +6,30 @@ What else the machine does then meets all of them alike; a network is never comp
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WARM_UP = 2
+WARM_UP = 1  # turns before those that count
 
 
-def paired(works: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """The median seconds of each piece of work over so many repeats, all of them in turn in every repeat."""
+def paired(works: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """The seconds of each piece of work in so many repeats, all of them in turn in every repeat."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(-WARM_UP, repeats):
         for name, work in works.items():
             seconds = timed(work, device)
             if repeat >= 0:
                 times[name].append(seconds)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return times
+
+
+def speed_up(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """How many times as fast: the median over the repeats of the ratio within each."""
+    return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

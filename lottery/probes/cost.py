@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import ceil
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lottery.errors import ConfigError
+from lottery.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,14 +38,14 @@ class Cost:
     medians over `repeats`, ticket and dense network in turn, without autocast, on `cost_threads` threads.
 
     Shares of the dense network's: `cost_parameters_share`, `cost_macs_share`, `cost_memory_share`; and
-    `cost_step_speedup`, `cost_latency_speedup`, `cost_throughput_speedup`.
+    `cost_step_speedup`, `cost_latency_speedup`, `cost_throughput_speedup`, medians of the ratios within the repeats.
 
     `cost_joules` for 1,000 images of inference, null where no counter can be read; `cost_grams_co2e` for them at `grid`
     g CO2e a kWh. Weights that are pruned one by one (`cost_unstructured`) make no dense kernel faster: these figures
     are the dense network's, and the log says so.
     """
 
-    repeats: int = 7
+    repeats: int = 5
     grid: float | None = None
 
     def __post_init__(self) -> None:
@@ -55,18 +57,23 @@ class Cost:
     def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
         ticket = round.ticket
         inputs = {
-            "version": 1,
+            "version": 2,
             "state": round.trained.state.digest,
-            "dense": lab.dense.trained.state.digest,
+            "dense": lab.dense.trained.state.digest if compares(round) else None,
             "removed": sorted(ticket.removed),
             "silent": ticket.silent,
+            "shrunk": shrunk(ticket),
             "repeats": self.repeats,
+            "device": torch.cuda.get_device_name(lab.device) if lab.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "batch": lab.config.train.batch_size,
         }
-        found = lab.evaluated("cost", inputs, lambda: self.measured(round, lab))
+        with torch.random.fork_rng([lab.device] if lab.device.type == "cuda" else []):  # dropout draws
+            found = lab.evaluated("cost", inputs, lambda: self.measured(round, lab))
         joules = found["cost_joules"]
         grams = None if joules is None or self.grid is None else joules / KWH * self.grid
+        if joules is None and not compares(round):
+            LOG.info("cost: no energy, since no counter of it can be read here (RAPL; NVML through pynvml)")
         if round.index and round.control is None:
             LOG.info("cost of round %d: %s", round.index, said(found, ticket))
         return {**found, "cost_grams_co2e": grams, "cost_unstructured": int(unstructured(ticket))}
@@ -75,11 +82,11 @@ class Cost:
         from lottery.cost.energy import joules
         from lottery.cost.macs import counted, multiply_adds
         from lottery.cost.memory import training_memory
-        from lottery.cost.timing import inference, paired, training_step
+        from lottery.cost.timing import inference, paired, speed_up, training_step
 
         device, batch = lab.device, lab.config.train.batch_size
         networks = {"": lab.smaller(round)}
-        if round.index or round.control:
+        if compares(round):
             networks["dense_"] = lab.smaller(lab.dense)
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(max(batch, THROUGHPUT_BATCH), *lab.data.shape, generator=generator).to(device)
@@ -99,13 +106,26 @@ class Cost:
             "throughput": lambda network: inference(network, images[:THROUGHPUT_BATCH]),
         }
         for what, work in works.items():
-            seconds = paired({prefix: work(each) for prefix, each in networks.items()}, self.repeats, device)
+            side_by_side = {prefix: stoppable(work(each), lab) for prefix, each in networks.items()}
+            seconds = paired(side_by_side, self.repeats, device)
             for prefix, took in seconds.items():
-                found |= shown(prefix, what, took)
+                found |= shown(prefix, what, median(took))
+            if "dense_" in seconds:
+                found[f"cost_{what}_speedup"] = speed_up(seconds["dense_"], seconds[""])
         passes = ceil(ENERGY_SECONDS * found["cost_throughput"] / THROUGHPUT_BATCH)
         spent = joules(repeated(inference(networks[""], images[:THROUGHPUT_BATCH]), passes), device)
         found["cost_joules"] = None if spent is None else spent * 1000 / (passes * THROUGHPUT_BATCH)
         return found | (compared(found) if len(networks) > 1 else {})
+
+
+def compares(round: Round) -> bool:
+    """Whether there is a dense network to stand beside: round 0 is that network."""
+    return bool(round.index or round.control)
+
+
+def shrunk(ticket: Ticket) -> bool:
+    """Whether `lab.smaller` takes whole filters out."""
+    return ticket.silent and find_spec("torch_pruning") is not None
 
 
 def unstructured(ticket: Ticket) -> bool:
@@ -117,11 +137,24 @@ def said(found: Mapping[str, Any], ticket: Ticket) -> str:
     """What was gained, in a line."""
     if unstructured(ticket):
         return "weights are pruned one by one, by which no dense kernel gets faster"
+    if ticket.silent and not shrunk(ticket):
+        return "removed filters are measured as zeros, since torch-pruning, which takes them out, is not installed"
     return (
         f"{found['cost_macs_share']:.1%} of the multiply-adds; speed-up of a training step "
         f"{found['cost_step_speedup']:.2f}, inference {found['cost_latency_speedup']:.2f} (batch 1), "
         f"{found['cost_throughput_speedup']:.2f} (batch {THROUGHPUT_BATCH})"
     )
+
+
+def stoppable(work: Callable[[], object], lab: Lab) -> Callable[[], object]:
+    """The same work until a stop signal comes. Raises Interrupted then."""
+
+    def run() -> object:
+        if lab.stop:
+            raise Interrupted(lab.stop.signum or 0, "while a network was measured")
+        return work()
+
+    return run
 
 
 def repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
@@ -137,13 +170,8 @@ def shown(prefix: str, what: str, seconds: float) -> dict[str, float]:
 
 
 def compared(found: Mapping[str, Any]) -> dict[str, float]:
-    """The ticket's figures against the dense network's."""
-    shares = {
+    """The ticket's counts as shares of the dense network's."""
+    return {
         f"cost_{name}_share": found[f"cost_{name}"] / found[f"cost_dense_{name}"]
         for name in ("parameters", "macs", "memory")
-    }
-    return shares | {
-        "cost_step_speedup": found["cost_dense_step_ms"] / found["cost_step_ms"],
-        "cost_latency_speedup": found["cost_dense_latency_ms"] / found["cost_latency_ms"],
-        "cost_throughput_speedup": found["cost_throughput"] / found["cost_dense_throughput"],
     }

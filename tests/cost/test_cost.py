@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 from training_tools import SMALL
 
 from lottery.compose import composed
 from lottery.cost.energy import joules
 from lottery.cost.macs import counted, multiply_adds
 from lottery.cost.memory import training_memory
-from lottery.cost.timing import inference, paired, training_step
+from lottery.cost.timing import inference, paired, speed_up, training_step
+from lottery.errors import Interrupted
 from lottery.models.mlp import mlp
 from lottery.models.resnet import resnet
 from lottery.models.zoo import from_timm
+from lottery.probes.cost import Cost
+from lottery.stages.lab import Lab
+from lottery.stages.round import Round
 from lottery.study import Study
+from lottery.training.signals import StopFlag
 
 CPU = torch.device("cpu")
 COMMON = [option for option in SMALL if not option.startswith(("method.", "model=", "probes="))]
@@ -46,6 +55,32 @@ def test_all_operations_are_those_of_layers_and_of_attention() -> None:
     assert counted(network, images) == sum(multiply_adds(network, images).values()) + 3 * 2 * tokens**2 * width
 
 
+def test_attention_that_is_one_module_counts_too() -> None:
+    """torchvision's ViT, whose attention calls no layers and, in evaluation mode, a kernel that no counter knows."""
+    tokens, width, hidden, blocks = 17, 32, 64, 2
+    options = {"image_size": 32, "patch_size": 8, "num_heads": 2, "num_classes": 10}
+    network = VisionTransformer(num_layers=blocks, hidden_dim=width, mlp_dim=hidden, **options).eval()
+    images = torch.zeros(2, 3, 32, 32)
+    ends = 16 * (3 * 8 * 8) * width + width * 10  # the patches and the classifier
+    expected = ends + blocks * tokens * (4 * width**2 + 2 * width * hidden)
+    assert sum(multiply_adds(network, images).values()) == expected
+    assert counted(network, images) == expected + blocks * 2 * tokens**2 * width
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_projections_of_keywords_and_of_other_widths() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.MultiheadAttention(4, 2, kdim=6, vdim=10, batch_first=True)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images, value=images.new_zeros(1, 5, 10), key=images.new_zeros(1, 5, 6))[0]
+
+    found = multiply_adds(Attention().eval(), torch.zeros(1, 3, 4))
+    assert found == {"inner.in_proj": 3 * 4 * 4 + 5 * 6 * 4 + 5 * 10 * 4, "inner.out_proj": 3 * 4 * 4}
+
+
 def test_memory_is_that_of_weights_optimizer_and_what_backward_needs() -> None:
     """Of an MLP: parameters three times; its input, each activation after ReLU, the log-probabilities, the labels."""
     network = mlp(shape=(1, 1, 20), classes=10, hidden=[30])
@@ -54,6 +89,7 @@ def test_memory_is_that_of_weights_optimizer_and_what_backward_needs() -> None:
     saved = 8 * (20 + 30 + 10)
     found = training_memory(network, images, labels)
     assert 4 * (3 * parameters + saved) <= found <= 4 * (3 * parameters + saved) + 8 * 8 + 64
+    assert training_memory(network, torch.randn(80, 1, 1, 20)[:8], labels) == found  # a part of more images
     assert network.training
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -69,9 +105,14 @@ def test_networks_are_timed_in_turn() -> None:
     calls: list[str] = []
     works = {name: (lambda name=name: calls.append(name)) for name in ("a", "b")}
     found = paired(works, repeats=3, device=CPU)
-    assert calls == ["a", "b"] * 5  # two warm up
-    assert set(found) == {"a", "b"}
-    assert all(seconds > 0 for seconds in found.values())
+    assert calls == ["a", "b"] * 4  # one warms up
+    assert [len(found[name]) for name in ("a", "b")] == [3, 3]
+    assert all(seconds > 0 for times in found.values() for seconds in times)
+
+
+def test_a_speed_up_is_the_median_of_those_within_repeats() -> None:
+    """A machine that is slow for a while is so for both."""
+    assert speed_up([2.0, 20.0, 2.2], [1.0, 10.0, 1.0]) == 2.0
 
 
 def test_timing_leaves_the_weights_alone() -> None:
@@ -87,12 +128,13 @@ def test_timing_leaves_the_weights_alone() -> None:
 
 @pytest.fixture
 def powercap(tmp_path: Path) -> Callable[..., Path]:
-    """A tree as Linux shows it: packages, a part of one, and how far a counter goes."""
+    """A tree as Linux shows it: packages, a part of one, the whole board (2), and how far a counter goes."""
 
     def make(**counters: int) -> Path:
         for name, value in counters.items():
             folder = tmp_path / f"intel-rapl:{name.removeprefix('package').replace('_', ':')}"
             folder.mkdir()
+            (folder / "name").write_text("psys\n" if name == "package2" else f"package-{name[-1]}\n")
             (folder / "energy_uj").write_text(f"{value}\n")
             (folder / "max_energy_range_uj").write_text("10000000\n")
         return tmp_path
@@ -101,10 +143,15 @@ def powercap(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_energy_is_that_of_all_packages_and_not_of_their_parts_again(powercap: Callable[..., Path]) -> None:
-    root = powercap(package0=1_000_000, package1=9_500_000, package0_0=5)
+    root = powercap(package0=1_000_000, package1=9_500_000, package0_0=5, package2=7)
 
     def work() -> None:
-        for name, value in {"0": 3_500_000, "1": 500_000, "0:0": 9_000_000}.items():  # of package 1 it began anew
+        for name, value in {
+            "0": 3_500_000,
+            "1": 500_000,
+            "0:0": 9_000_000,
+            "2": 9_500_000,
+        }.items():  # of package 1 it began anew
             (root / f"intel-rapl:{name}" / "energy_uj").write_text(f"{value}\n")
 
     assert joules(work, CPU, root) == pytest.approx(2.5 + 1.0)
@@ -117,7 +164,7 @@ def test_without_a_counter_nothing_is_made_up(tmp_path: Path) -> None:
 # -- the probe --------------------------------------------------------------------------------------------------------
 
 
-def rows(tmp_path: Path, *overrides: str) -> tuple[list[dict[str, object]], str]:
+def rows(tmp_path: Path, *overrides: str) -> tuple[list[dict[str, Any]], str]:
     cfg = composed([*COMMON, f"paths.runs={tmp_path}", "probes=cost", "probes.cost.repeats=1", *overrides])
     study = Study(cfg)
     found = study.run()
@@ -162,8 +209,47 @@ def test_of_single_weights_it_says_that_nothing_gets_faster(tmp_path: Path) -> N
     assert "no dense kernel gets faster" in log
 
 
+def test_a_ticket_that_is_the_dense_network_stands_beside_it(tmp_path: Path) -> None:
+    """No unit removed (specs, T6.5): the same state as round 0's, and yet a comparison."""
+    layers = ["method=layers", "layer_criterion=l1", "method.remove=[0]"]
+    dense, ticket = rows(tmp_path, *RESNET, *layers)[0]
+    assert ticket["weights_digest"] == dense["weights_digest"]
+    assert ticket["probe/cost_macs_share"] == ticket["probe/cost_memory_share"] == 1
+    assert ticket["probe/cost_step_speedup"] > 0
+
+
+def test_what_is_measured_draws_nothing_from_the_studys_noise(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab("model.dropout=0.5")
+    dense = Round(0, lab.initial, lab.train(lab.initial))
+    lab.history.append(dense)
+    before = torch.get_rng_state()
+    Cost(repeats=1)(dense, None, lab)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_signal_ends_the_measuring(make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = StopFlag()
+    lab = make_lab(stop=stop)
+    dense = Round(0, lab.initial, lab.train(lab.initial))
+    lab.history.append(dense)
+    monkeypatch.setattr("lottery.cost.memory.training_memory", lambda *_: setattr(stop, "signum", signal.SIGTERM))
+    with pytest.raises(Interrupted, match="while a network was measured"):
+        Cost(repeats=1)(dense, None, lab)
+    assert not list((lab.store.root / "evaluate").glob("*/DONE"))
+
+
+def test_filters_that_cannot_be_taken_out_are_said_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("lottery.probes.cost", "lottery.stages.lab"):
+        monkeypatch.setattr(f"{module}.find_spec", lambda name: None)
+    excluded = "prunable.exclude=[conv1,'*.conv2','*shortcut*',fc]"
+    (_, ticket), log = rows(tmp_path, *RESNET, "method=filters", "method.density=0.5", excluded)
+    assert ticket["probe/cost_macs_share"] == 1
+    assert "removed filters are measured as zeros, since torch-pruning" in log
+
+
 def test_energy_becomes_emissions_by_a_stated_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lottery.cost.energy.joules", lambda work, device: 3.6)
-    (dense,), _ = rows(tmp_path, "model=mlp", "method.rounds=0", "probes.cost.grid=500")
+    (dense,), log = rows(tmp_path, "model=mlp", "method.rounds=0", "probes.cost.grid=500")
+    assert "no energy" not in log
     assert dense["probe/cost_joules"] > 0
     assert dense["probe/cost_grams_co2e"] == pytest.approx(dense["probe/cost_joules"] / 3.6e6 * 500)
