@@ -4,8 +4,8 @@
 
 All networks of one depth run in turn in each repeat, and the medians of the ratios within repeats are shown; random
 images of 32x32 pixels, float32. Blocks leave stage by stage in turn, since which ones leave changes the time (early
-stages have the largest maps) and not the multiply-adds. Published: Jordao et al., Table 4 (whose "4 blocks" of ResNet-32
-have the operations of 5).
+stages have the largest maps) and not the multiply-adds. Published: Jordao et al., Table 4 (whose "4 blocks" of
+ResNet-32 have the operations of 5).
 """
 
 from __future__ import annotations
