@@ -40,6 +40,7 @@ FURTHER: dict[str, list[str]] = {
     "three_regimes": ["method.stops=[1it]", "method.densities=[0.5]", "probes.connectivity.points=2"],
     **{name: ["method.steps=2it"] for name in PRESETS if name.startswith(("bip", "jackpot", "edge_popup"))},
 }  # fmt: skip
+FURTHER |= {name: ["+model.options.depth=3"] for name in ("imp_vit_tiny", "layer_tickets_vit_tiny")}
 # Presets whose images lie in folders and whose weights are downloaded run on what `make_data` can make.
 INSTEAD = {"bip_resnet50": ["data=cifar10"], "jackpot_resnet50": ["data=cifar10"]}
 FURTHER["bip_resnet50"] += ["optim.lr=1e-4", "method.weights.lr=1e-4"]

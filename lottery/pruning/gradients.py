@@ -8,12 +8,14 @@ scores depend on nothing but the weights, the mask and the sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from lottery.errors import ConfigError
 from lottery.pruning.scoring import Scoring, in_steps, layers
@@ -57,7 +59,7 @@ def grasp(at: Scoring, per_class: int = 10, temperature: float = 200.0, variant:
         raise ConfigError.of("criterion.temperature", temperature, "a number > 0")
     network, weights = _differentiable(at)
     images, labels = at.sample(per_class)
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+    with sdpa_kernel(SDPBackend.MATH), _TwiceDifferentiable():  # fused attention has no second derivative
         losses = [
             F.cross_entropy(network(half) / temperature, of)
             for half, of in zip(images.chunk(2), labels.chunk(2), strict=True)
@@ -92,8 +94,29 @@ def synflow(at: Scoring) -> dict[str, Tensor]:
                 value.abs_()
     weights = layers(network, at)
     ones = torch.ones(1, *at.shape, dtype=torch.float64, device=next(iter(weights.values())).device)
-    gradients = _gradients(network(ones).sum(), list(weights.values()))
+    with _Unbounded():
+        output = network(ones).sum()
+    gradients = _gradients(output, list(weights.values()))
     return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+
+
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Computes hard sigmoids by operations that have a second derivative; torch's kernel for them has none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.hardsigmoid:
+            return (args[0] / 6 + 0.5).clamp(0, 1)
+        return func(*args, **(kwargs or {}))
+
+
+class _Unbounded(TorchFunctionMode):
+    """ReLU6 is ReLU here: SynFlow's activations grow with depth, and at the bound nothing below has a gradient."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.relu6 or (func is F.hardtanh and (kwargs.get("min_val"), kwargs.get("max_val")) == (0, 6)):
+            return F.relu(args[0])
+        return func(*args, **kwargs)
 
 
 def _differentiable(at: Scoring, by_sample: bool = True) -> tuple[nn.Module, dict[str, nn.Parameter]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from fnmatch import fnmatchcase
 
 import torch
@@ -31,6 +32,7 @@ def prunable(network: nn.Module, exclude: Sequence[str] = ()) -> dict[str, torch
     left = {name: w for name, w in weights.items() if name not in excluded and id(w) not in embeddings}
     if not left:
         raise ConfigError.of("prunable.exclude", patterns, "at least one convolution or linear layer to be left")
+    _check_used(network, left)
     for weight in left.values():
         tied = [other for other, w in network.named_parameters(remove_duplicate=False) if w is weight]
         if len(tied) > 1:
@@ -65,6 +67,45 @@ def matching(pattern: str, names: Iterable[str], key: str) -> list[str]:
         nearest = difflib.get_close_matches(pattern, modules + names, n=3, cutoff=0.4) or modules[:3]
         raise ConfigError.of(key, pattern, f"a pattern that fits a layer, such as {', '.join(nearest)}")
     return found
+
+
+def _check_used(network: nn.Module, names: Iterable[str]) -> None:
+    """Raise ConfigError for weights that a layer standardises before it uses them: what is pruned would not be zero."""
+    standardised = [name for name in names if not _uses_weight_itself(network.get_submodule(module_of(name)))]
+    if standardised:
+        first, more = standardised[0], f" and {len(standardised) - 1} more" if standardised[1:] else ""
+        kind = type(network.get_submodule(module_of(first))).__name__
+        raise ConfigError(
+            f"prunable.exclude: {first}{more} cannot be pruned: {kind} computes with other weights, made of these "
+            "(weight standardisation?), so a pruned weight would not be zero; exclude them, or choose another model"
+        )
+
+
+@torch.no_grad()
+def _uses_weight_itself(layer: nn.Module) -> bool:
+    """Whether a layer's output, but for the bias, is proportional to its weight. Tried where it has code of its own."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    if not isinstance(layer, kinds) or any(type(layer).forward is kind.forward for kind in kinds):
+        return True
+    if isinstance(layer, nn.Linear):
+        shape: tuple[int, ...] = (2, layer.in_features)
+    else:
+        spans = [dilation * (size - 1) + 1 for size, dilation in zip(layer.kernel_size, layer.dilation, strict=True)]
+        shape = (2, layer.in_channels, *spans)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(shape, generator=generator)
+    try:
+        copy = deepcopy(layer).to("cpu", torch.float32).eval()
+        weight = torch.randn(copy.weight.shape, generator=generator)
+        none, once, twice = (_given(copy, factor * weight, inputs) for factor in (0, 1, 2))
+    except Exception:  # it wants more than an input: nothing can be said
+        return True
+    return torch.allclose(twice - once, once - none, rtol=1e-3, atol=1e-3 * float(once.abs().max()))
+
+
+def _given(layer: nn.Module, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    layer.get_parameter("weight").copy_(weight)
+    return layer(inputs)
 
 
 def _weights(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -86,11 +86,11 @@ class MaskStages:
         digits; those of the weights alone are computed as fast as read. What a search is made of is not kept.
         """
         if self._searching:
-            return self.scored(state, mask, self.criterion)
+            return _telling(self.scored(state, mask, self.criterion), mask)
         stage = self._stage({"state": state.digest, "mask": mask.digest})
         if not stage.done:
             began, looks = monotonic(), list[int]()
-            scores = self.scored(state, mask, self.criterion, looks)
+            scores = _telling(self.scored(state, mask, self.criterion, looks), mask)
             if not looks:
                 return scores
 
@@ -137,8 +137,9 @@ class MaskStages:
         if blind and not self._warned:
             self._warned = True
             LOG.warning(
-                "%s and %d other layer(s) score 0 everywhere, so they go first. Networks that start with blocks "
-                "switched off do that: of timm, +model.options.zero_init_last=false switches them on",
+                "%s and %d other layer(s) score 0 everywhere, so they go first. Networks whose branches start at zero "
+                "do that (model.bn_scale=one, or of timm +model.options.zero_init_last=false, switches them on), and "
+                "gates that SynFlow finds wide open (prunable.exclude leaves them whole)",
                 blind[0], len(blind) - 1,
             )  # fmt: skip
 
@@ -249,6 +250,16 @@ class MaskStages:
             self.keys[inverted.digest] = stage.key
             self._inverted[mask.digest] = inverted
         return mask
+
+
+def _telling(scores: dict[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    """These scores; LotteryError where they are all 0 in a dense network: the choice would be by position alone."""
+    if mask.kept == mask.size and not any(score.any() for score in scores.values()):
+        raise LotteryError(
+            "criterion: every weight of the network scores 0, so there is nothing to choose by. Networks whose "
+            "classifier starts at zero do that; model.init=kaiming_normal draws all weights anew"
+        )
+    return scores
 
 
 def _path(stage: Stage, name: str) -> Path:

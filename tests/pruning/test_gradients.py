@@ -367,3 +367,35 @@ def test_config_gives_the_criterion(name: str) -> None:
     at = scoring(images8(), (1, 8, 8), 3)
     expected = function(at, **options)
     assert all(torch.equal(score, expected[layer]) for layer, score in criterion(at).items())
+
+
+# -- activations that torch or the method cannot see through -----------------------------------------------------------
+
+
+class Clamped(nn.Module):
+    """A hard sigmoid by its definition."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x + 3) / 6).clamp(0, 1)
+
+
+def test_grasp_of_hard_sigmoids() -> None:
+    """torch's own has no second derivative."""
+    found, expected = (
+        grasp(scoring(perceptron((6, 5, 4, 3), act=act), (6,), 3), per_class=4) for act in (nn.Hardsigmoid, Clamped)
+    )
+    for name, score in expected.items():
+        assert score.any()
+        torch.testing.assert_close(found[name], score)
+
+
+def test_synflow_of_relu6_is_that_of_relu() -> None:
+    """With weights of 2 activations are far beyond 6, where ReLU6 has no slope."""
+    scores = []
+    for act in (nn.ReLU6, nn.ReLU):
+        network = perceptron((6, 5, 4, 3), act=act)
+        nn.init.constant_(network[0].weight, 2.0)  # type: ignore[arg-type]
+        scores.append(synflow(scoring(network, (6,), 3)))
+    for name, score in scores[1].items():
+        assert score.any()
+        torch.testing.assert_close(scores[0][name], score, rtol=0, atol=0)

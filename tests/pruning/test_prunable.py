@@ -105,3 +105,29 @@ def test_a_parametrised_weight_is_an_error() -> None:
         prunable(network)
     with pytest.raises(ConfigError, match="weight"):
         prunable(nn.LazyLinear(3))
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation (Qiao et al. 2019): a weight of 0 is none in what the layer computes with."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Padded(nn.Conv2d):
+    """Code of its own, that uses the weight itself, as timm's "same" padding does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+def test_weights_that_are_not_used_themselves() -> None:
+    network = nn.Sequential(
+        Padded(3, 4, 3, dilation=2, groups=1), Standardised(4, 4, 3), Standardised(4, 4, 1), nn.Linear(4, 2)
+    )
+    with pytest.raises(ConfigError, match=r"1\.weight and 1 more cannot be pruned: Standardised"):
+        prunable(network)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert list(prunable(network, ["1", "2"])) == ["0.weight", "3.weight"]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
