@@ -132,7 +132,8 @@ class Study:
         try:
             for ticket in self.method(lab):
                 yield ticket
-                if ticket.index > 0 and ticket.mask.kept < ticket.mask.size:  # a full mask has none
+                whole = ticket.mask.kept == ticket.mask.size and not ticket.ticket.removed
+                if ticket.index > 0 and not whole:  # the dense network has none
                     for kind, copy in lab.controls():
                         now.at(ticket.index, kind, copy)
                         yield lab.control(ticket, kind, copy)

@@ -103,12 +103,14 @@ def chosen(runs: Sequence[Path], density: float | None) -> list[Entry]:
         if not tickets[run]:
             raise LotteryError(f"{run}: has not finished a round yet; run it first, or leave it out")
     _check_networks(tickets)
-    if density is None:
+    removed = _most_removed(tickets) if density is None else None
+    if density is None and removed is None:
         density = _lowest_common(tickets)
     entries = []
     for run, rows in tickets.items():
-        found = _at(rows, density)
+        found = _at(rows, density) if density is not None else [row for row in rows if _removed(row) == removed]
         if not found:
+            assert density is not None
             raise LotteryError(f"{run}: has no ticket of {percent(density)} %; its densities are {_densities(rows)} %")
         entries += [Entry(run, read_config(run), row, len(found) > 1) for row in found]
     return sorted(entries, key=lambda entry: (entry.subject, entry.group, entry.seed or 0, entry.name))
@@ -126,6 +128,18 @@ def _check_networks(tickets: dict[Path, list[Row]]) -> None:
 
 def _mask(run: Path, row: Row) -> PackedMask:
     return read_mask(run / "masks" / f"round_{row['round']:03d}.safetensors")
+
+
+def _removed(row: Row) -> int:
+    return len(row.get("removed_units", ()))
+
+
+def _most_removed(tickets: dict[Path, list[Row]]) -> int | None:
+    """Of layer tickets, how many units are gone in a ticket of all runs, at most: which ones, and so how many weights,
+    differs from seed to seed. None for other tickets.
+    """
+    counts = [{_removed(row) for row in rows} - {0} for rows in tickets.values()]
+    return max(set.intersection(*counts), default=None)
 
 
 def _lowest_common(tickets: dict[Path, list[Row]]) -> float:

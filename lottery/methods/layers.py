@@ -54,6 +54,19 @@ class LayerTickets:
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for a network without removable units, too few of them, and what units do not have."""
         lab.layers.check(self.criterion, self.candidates(lab), self.remove[-1])
+        self.check_controls(lab)
+
+    def check_controls(self, lab: Lab) -> None:
+        """Raise ConfigError for controls that would need a unit again that has been zero since an earlier round."""
+        carried = [name for name in ("weights", "batchnorm", "optimizer") if getattr(lab.config.rewind, name) == "keep"]
+        for kind in ("random", "shuffle", "invert"):
+            wanted = getattr(lab.config.controls, kind)
+            if self.iterative and carried and wanted:
+                expected = (
+                    f"0 with method.iterative=true and rewind.{carried[0]}=keep: units that left in earlier rounds "
+                    "have no weights to come back with"
+                )
+                raise ConfigError.of(f"controls.{kind}", wanted, expected)
 
     def candidates(self, lab: Lab) -> list[str]:
         """The units that may go, in the order of the forward pass. ConfigError for a pattern that fits none."""
@@ -74,7 +87,10 @@ class LayerTickets:
             so_far = ticket if self.iterative else lab.initial
             state = lab.initial.state if self.scored == "init" else trained.state if self.iterative else dense.state
             removed = lab.layers.lowest(self.criterion, state, so_far, candidates, count)
-            start = lab.initial if self.scored == "init" else rewind.ticket(dense, trained, lab.initial.mask)
+            start = lab.initial
+            if self.scored == "trained":
+                start = rewind.ticket(dense, trained if self.iterative else dense, lab.initial.mask)
             ticket = lab.layers.ticket(start, removed)
             trained = lab.train(ticket, keep=rewind.keep_pruned() if self.iterative else ())
-            yield Round(k, ticket, trained, units=lab.layers.kept(ticket))
+            rewound = 0 if self.scored == "init" else None
+            yield Round(k, ticket, trained, rewound=rewound, units=lab.layers.kept(ticket))

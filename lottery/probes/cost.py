@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lottery.errors import ConfigError, Interrupted
+from lottery.pruning.structure import structured
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,19 +126,19 @@ def compares(round: Round) -> bool:
 
 def shrunk(ticket: Ticket) -> bool:
     """Whether `lab.smaller` takes whole filters out."""
-    return ticket.silent and find_spec("torch_pruning") is not None
+    return structured(ticket.mask) and find_spec("torch_pruning") is not None
 
 
 def unstructured(ticket: Ticket) -> bool:
-    """Whether weights are gone and neither filters nor units."""
-    return ticket.mask.density < 1 and not ticket.removed and not ticket.silent
+    """Whether weights are gone, and neither units nor whole filters or channels."""
+    return ticket.mask.density < 1 and not ticket.removed and not structured(ticket.mask)
 
 
 def said(found: Mapping[str, Any], ticket: Ticket) -> str:
     """What was gained, in a line."""
     if unstructured(ticket):
         return "weights are pruned one by one, by which no dense kernel gets faster"
-    if ticket.silent and not shrunk(ticket):
+    if not ticket.removed and structured(ticket.mask) and not shrunk(ticket):
         return "removed filters are measured as zeros, since torch-pruning, which takes them out, is not installed"
     return (
         f"{found['cost_macs_share']:.1%} of the multiply-adds; speed-up of a training step "

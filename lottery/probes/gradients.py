@@ -51,6 +51,10 @@ class GradientNorm:
             "seed": self.seed,
             "batch_size": size,
         }
+        if round.ticket.removed:
+            inputs["removed"] = sorted(round.ticket.removed)
+        if round.ticket.silent:
+            inputs["silent"] = True
         return lab.evaluated("gradient norm", inputs, compute)
 
 

@@ -72,6 +72,19 @@ def silent(network: nn.Module, mask: Mapping[str, Tensor], image_shape: tuple[in
     return {name: mask[weight].flatten(1).any(1) for name, weight in pairs if weight in mask}
 
 
+def structured(mask: Mapping[str, Tensor]) -> bool:
+    """Whether something is pruned, and in each layer whole filters and whole input channels alone."""
+    pruned = {name: kept for name, kept in mask.items() if not kept.all()}
+    for kept in pruned.values():
+        if kept.dim() < 2:
+            return False
+        filters, inputs = kept.flatten(1).any(1), kept.transpose(0, 1).flatten(1).any(1)
+        lattice = filters.view(-1, 1) & inputs.view(1, -1)
+        if not torch.equal(kept, lattice.view(*lattice.shape, *[1] * (kept.dim() - 2)).expand_as(kept)):
+            return False
+    return bool(pruned)
+
+
 def lowest_filters(scores: Mapping[str, Tensor], density: float) -> Mask:
     """The mask without the filters of lowest mean score: int((1 - density) · filters) of each convolution.
 
@@ -81,8 +94,7 @@ def lowest_filters(scores: Mapping[str, Tensor], density: float) -> Mask:
     kept = {}
     for name, score in scores.items():
         if score.dim() < 3:
-            expected = f"convolutions only, which {name!r} is not; leave it out of what is pruned"
-            raise ConfigError.of("prunable.exclude", [], expected)
+            raise ConfigError(f"prunable.exclude: {name!r} is no convolution and has no filters; exclude it, too")
         filters = score.shape[0]
         if density * filters < 1 - 1e-5:
             expected = f"at least {1 / filters:.6g}: {name!r} has {filters} filters"

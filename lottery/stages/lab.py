@@ -19,7 +19,7 @@ from lottery.config import Config, Optim
 from lottery.data.dataset import Batch, Dataset
 from lottery.data.load import load
 from lottery.data.options import Data
-from lottery.errors import ConfigError, Interrupted
+from lottery.errors import ConfigError, Interrupted, LotteryError
 from lottery.methods.phases import Phase, Tuning
 from lottery.models.build import build
 from lottery.parts import made, own_code
@@ -27,6 +27,7 @@ from lottery.pruning.allocations import drawn
 from lottery.pruning.controls import shuffled
 from lottery.pruning.prunable import all_weights, prunable, weight_shapes
 from lottery.pruning.scoring import Criterion
+from lottery.pruning.structure import silent, structured
 from lottery.seeding import derive
 from lottery.stages.evaluate import evaluated
 from lottery.stages.layers import LayerStages
@@ -278,6 +279,10 @@ class Lab:
         """Each layer pruned to exactly so many weights."""
         return self._masks.prune_to_counts(mask, scores, counts)
 
+    def ranked(self, before: Mask, after: Mask, scores: dict[str, torch.Tensor]) -> Mask:
+        """The mask `after`, chosen from `before` by these scores, so that a round says where it comes from."""
+        return self._masks.ranked(before, after, scores)
+
     @property
     def criterion_steps(self) -> int:
         """In how many steps the criterion's authors prune."""
@@ -359,17 +364,25 @@ class Lab:
         network = self.trained_network(round.trained)
         if round.ticket.removed:
             self.layers.shallow_(network, round.ticket.removed)
-        if round.ticket.silent and find_spec("torch_pruning") is not None:
+        if structured(round.mask) and find_spec("torch_pruning") is not None:
             from lottery.export.shrink import shrink
 
-            images = self.data.sample(1, 0)[0]
-            network = shrink(network, images)
-        return network
+            try:
+                network = shrink(network.cpu(), self.data.sample(1, 0)[0].cpu()).to(self.device)
+            except LotteryError as error:
+                LOG.warning("%s; its removed channels are measured as zeros", error)
+        return network.to(self.device)
 
     def start_network(self, ticket: Ticket) -> nn.Module:
         """The network that a ticket's training starts from, likewise."""
         state = ticket.mask.apply(ticket.state.tensors())
-        return self._loaded(self.layers.silenced(state, ticket.removed) if ticket.removed else state).eval()
+        network = self._loaded(self.layers.silenced(state, ticket.removed) if ticket.removed else state).eval()
+        if ticket.silent:
+            parameters = dict(network.named_parameters())
+            with torch.no_grad():
+                for name, kept in silent(network, ticket.mask, self.dataset.shape).items():
+                    parameters[name][~kept] = 0.0
+        return network
 
     def _loaded(self, state: State) -> nn.Module:
         network = self.network(self.config.seeds.init)

@@ -76,6 +76,8 @@ class LayerStages:
         The shallow network is built and run once before, so that a removal that breaks the network is a ConfigError
         here, before any training.
         """
+        if unknown := [name for name in removed if name not in self.units]:
+            raise LotteryError(f"no removable unit {unknown[0]!r}; there are {', '.join(self.units)}")
         units = [unit for name, unit in self.units.items() if name in removed]
         if units:
             check_removal(self._dense, units, self.image_shape)
@@ -111,6 +113,10 @@ class LayerStages:
             raise ConfigError(f"model: has no removable units: {no_units(self.build(), self.image_shape)}")
         if count > len(candidates):
             expected = f"at most {len(candidates)}, the removable units: {', '.join(candidates)}"
+            raise ConfigError.of("method.remove", count, expected)
+        holding = [name for name in candidates if not self.full.keys().isdisjoint(self.units[name].weights)]
+        if set(self.full) <= self.weights_of(candidates) and count >= len(holding):
+            expected = f"less than {len(holding)}, or nothing prunable would be left outside of the removed units"
             raise ConfigError.of("method.remove", count, expected)
         function = made(criterion, "method.criterion")
         option = signature(function).parameters.get("per_class")
@@ -202,7 +208,7 @@ class LayerStages:
     # -- controls ---------------------------------------------------------------------------------------------------
 
     def control(self, ticket: Ticket, kind: str, copy: int, round: int) -> Ticket:
-        """The ticket with as many other units removed.
+        """The ticket with as many other units removed, of those that may go.
 
         `random` ones; `shuffle`: as many of each kind (shape); `invert`: those that would have gone last. The ticket's
         own are not drawn, unless there are no others.
@@ -212,20 +218,24 @@ class LayerStages:
             removed = order[len(order) - len(ticket.removed) :]
         else:
             generator = torch.Generator().manual_seed(derive(self.seed, f"units {kind}", round, copy))
-            groups = self._alike() if kind == "shuffle" else [list(self.units)]
+            candidates = self._order.get(frozenset(ticket.removed), list(self.units))
+            groups = self._alike(candidates) if kind == "shuffle" else [[n for n in self.units if n in candidates]]
             counts = [len(set(group) & set(ticket.removed)) for group in groups]
             others = prod(comb(len(group), count) for group, count in zip(groups, counts, strict=True)) > 1
             removed = list(ticket.removed)
+            if not others:
+                LOG.warning("control %s: the only choice is the ticket's own, so it is the ticket", kind)
             while others and set(removed) == set(ticket.removed):
                 removed = [unit for group, count in zip(groups, counts, strict=True)
                            for unit in _drawn(group, count, generator)]  # fmt: skip
         return self.ticket(replace(ticket, mask=self.full, removed=()), removed)
 
-    def _alike(self) -> list[list[str]]:
-        """The units, those of equal shapes together: the blocks of one stage."""
+    def _alike(self, candidates: Collection[str]) -> list[list[str]]:
+        """These units, those of equal shapes together: the blocks of one stage."""
         shapes = {name: tuple(value.shape) for name, value in self._dense.state_dict().items()}
         groups: dict[tuple[tuple[int, ...], ...], list[str]] = {}
-        for name, unit in self.units.items():
+        for name in (name for name in self.units if name in candidates):
+            unit = self.units[name]
             groups.setdefault(tuple(shapes[tensor] for tensor in unit.tensors), []).append(name)
         return list(groups.values())
 

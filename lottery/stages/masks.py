@@ -187,17 +187,18 @@ class MaskStages:
 
     def prune(self, mask: Mask, scores: dict[str, Tensor], rate: float, **options: Any) -> Mask:
         """`pruning.prune.prune`, told how many weights are never pruned, which one compatibility rule counts."""
-        return self._ranked(mask, prune(mask, scores, rate, ignored=self.ignored, **options), scores)
+        return self.ranked(mask, prune(mask, scores, rate, ignored=self.ignored, **options), scores)
 
     def prune_to(self, mask: Mask, scores: dict[str, Tensor], density: float) -> Mask:
         """`pruning.prune.prune_to`, of all layers together."""
-        return self._ranked(mask, prune_to(mask, scores, density), scores)
+        return self.ranked(mask, prune_to(mask, scores, density), scores)
 
     def prune_to_counts(self, mask: Mask, scores: dict[str, Tensor], counts: Mapping[str, int]) -> Mask:
         """`pruning.prune.prune_to_counts`."""
-        return self._ranked(mask, prune_to_counts(mask, scores, counts), scores)
+        return self.ranked(mask, prune_to_counts(mask, scores, counts), scores)
 
-    def _ranked(self, before: Mask, after: Mask, scores: dict[str, Tensor]) -> Mask:
+    def ranked(self, before: Mask, after: Mask, scores: dict[str, Tensor]) -> Mask:
+        """`after`, of which is remembered what scores it came from."""
         if self._kept_scores is not None and self._kept_scores[0] is scores:
             self.keys[after.digest] = self._kept_scores[1]
         if self.rank:

@@ -253,3 +253,11 @@ def test_energy_becomes_emissions_by_a_stated_grid(tmp_path: Path, monkeypatch: 
     assert "no energy" not in log
     assert dense["probe/cost_joules"] > 0
     assert dense["probe/cost_grams_co2e"] == pytest.approx(dense["probe/cost_joules"] / 3.6e6 * 500)
+
+
+def test_input_channels_that_are_gone_are_taken_out_too(tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    options = ["method=bip", "method.steps=4it", "method.pattern=channel", "method.density=0.5"]
+    (_, ticket), _ = rows(tmp_path, *RESNET, *options, "prunable.exclude=[conv1,'*.conv1','*shortcut*',fc]")
+    assert ticket["probe/cost_unstructured"] == 0
+    assert ticket["probe/cost_macs_share"] < 0.7
