@@ -305,9 +305,10 @@ def test_where_no_removed_weight_is_prunable_there_are_controls_and_measurements
 
 
 def test_seeds_are_compared_by_the_number_of_removed_units(
-    study: Callable[..., tuple[Path, list[dict[str, object]]]],
+    study: Callable[..., tuple[Path, list[dict[str, object]]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their densities differ, as other units have other sizes."""
+    monkeypatch.chdir(tmp_path)  # where the figure goes
     runs = [study("method=layers", "layer_criterion=random", "method.remove=[1,2]", f"seed={seed}") for seed in (0, 1)]
     assert runs[0][1][2]["density"] != runs[1][1][2]["density"]
     outcome = call("compare", *(str(folder) for folder, _ in runs))
