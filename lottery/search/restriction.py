@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lottery.errors import ConfigError, LotteryError, nearest
-from lottery.search.rules import Count, Top, highest, values_of
+from lottery.search.rules import Count, Top, all_changed, highest, values_of
 
 RESTRICTIONS: Mapping[str, Callable[[float], float]] = {
     "none": lambda progress: 1.0,
@@ -47,19 +48,23 @@ class Swaps:
 
     def __init__(self, counts: Sequence[int], restriction: str | float) -> None:
         self.kept: list[int] | None = list(counts)
+        self.changed: list[NDArray[np.intp]] | None = None
         self._share = schedule(restriction)
         self._tops = [Top(count) for count in counts]
 
     @torch.no_grad()
     def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
         share = self._share(progress)
+        self.changed = None
         if share == 0:
             return 0
         layers = zip(self._tops, scores, masks, strict=True)
         # ρ never grows, so a layer's Top, which remembers what it wrote, writes the masks before other goals only.
-        return sum(
+        came = sum(
             top([score], [mask]) if share == 1 else _swap(top, score, mask, share) for top, score, mask in layers
         )
+        self.changed = all_changed(self._tops) if share == 1 else None
+        return came
 
 
 def _swap(top: Top, score: Tensor, mask: Tensor, share: float) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import ref
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class Rule(Protocol):
     """What a search does with its scores after each step."""
 
     kept: list[int] | None  # entries that each tensor keeps; None where only their sum is fixed
+    changed: list[NDArray[np.intp]] | None  # which entries of each mask the last call changed; None: not known
 
     def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
         """Write the masks that follow from the scores; returns how many entries came in, as many as went out.
@@ -44,10 +46,13 @@ class TopK:
 
     def __init__(self, counts: Sequence[int]) -> None:
         self.kept: list[int] | None = list(counts)
+        self.changed: list[NDArray[np.intp]] | None = None
         self._tops = [Top(count) for count in counts]
 
     def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
-        return sum(top([score], [mask]) for top, score, mask in zip(self._tops, scores, masks, strict=True))
+        came = sum(top([score], [mask]) for top, score, mask in zip(self._tops, scores, masks, strict=True))
+        self.changed = all_changed(self._tops)
+        return came
 
 
 class TopKGlobal:
@@ -55,6 +60,7 @@ class TopKGlobal:
 
     def __init__(self, count: int) -> None:
         self.kept: list[int] | None = None
+        self.changed: list[NDArray[np.intp]] | None = None
         self._top = Top(count)
 
     def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
@@ -70,6 +76,7 @@ class TopGroups:
     def __init__(self, shapes: Mapping[str, torch.Size], density: float, dim: int) -> None:
         """ConfigError where a layer is no convolution, or has so few groups that the density leaves less than one."""
         self.dim = dim
+        self.changed: list[NDArray[np.intp]] | None = None
         self.removed = [_removed(name, shape, density, dim) for name, shape in shapes.items()]
         self.kept: list[int] | None = [
             shape.numel() // shape[dim] * (shape[dim] - gone)
@@ -121,6 +128,7 @@ class NM:
                 expected = f"an M that divides the {inputs} inputs of {name!r}; or leave it out of what is pruned"
                 raise ConfigError.of("method.pattern", f"{n}:{m}", f"{expected} (prunable.exclude)")
         self.n, self.m = n, m
+        self.changed: list[NDArray[np.intp]] | None = None
         self.kept: list[int] | None = [shape.numel() // m * n for shape in shapes.values()]
 
     @torch.no_grad()
@@ -166,6 +174,8 @@ class Top:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.changed: NDArray[np.intp] | None = None  # the entries that the last call changed; None: not known
+        self._left: list[tuple[Any, int]] = []  # the masks that were written last, as they were left
         self._threshold = np.inf  # the band is empty at first, and misses
         self._width = 0.0
         self._keep = np.empty(0, dtype=np.bool_)  # what was written last
@@ -179,6 +189,7 @@ class Top:
         LotteryError where there are fewer than `count` scores, or some are not finite.
         """
         size = sum(score.numel() for score in scores)
+        self.changed = None
         if not 0 <= self.count <= size:
             raise LotteryError(f"cannot keep {self.count} weights of {size}")
         if self.count in (0, size):
@@ -191,11 +202,22 @@ class Top:
         before, self._keep, self._next = self._keep, self._next, self._keep
         values = [values_of(score) for score in scores]
         self._rank(values[0] if len(values) == 1 else np.concatenate(values))
-        start = 0
-        for mask in masks:
-            _put(mask, self._keep[start : start + mask.numel()])
-            start += mask.numel()
-        return int(np.count_nonzero(np.greater(self._keep, before, out=self._band)))
+        changed = np.flatnonzero(np.not_equal(self._keep, before, out=self._band))
+        if len(masks) == 1 and self._is_as_left(masks[0]):
+            masks[0].view(-1).numpy()[changed] = self._keep[changed]
+            self.changed = changed
+        else:
+            start = 0
+            for mask in masks:
+                _put(mask, self._keep[start : start + mask.numel()])
+                start += mask.numel()
+        self._left = [(ref(mask), mask._version) for mask in masks]
+        return int(np.count_nonzero(self._keep[changed]))
+
+    def _is_as_left(self, mask: Tensor) -> bool:
+        """Whether only what has changed needs writing: it is the very mask that was written last, and in one piece."""
+        same = [left() is mask and version == mask._version for left, version in self._left]
+        return same == [True] and mask.is_contiguous() and mask.dtype != torch.bfloat16
 
     def _rank(self, values: NDArray) -> None:
         """Put into `_keep` which of the values [n] stay."""
@@ -222,6 +244,12 @@ class Top:
         moved = abs(threshold - self._threshold) if np.isfinite(self._threshold) else 0.0
         self._width = max(4 * moved, self._width * (1.5 if narrow else 0.7))
         self._threshold = threshold
+
+
+def all_changed(tops: Sequence[Top]) -> list[NDArray[np.intp]] | None:
+    """What each of them changed, mask by mask; None where that is not known of all."""
+    found = [top.changed for top in tops if top.changed is not None]
+    return found if len(found) == len(tops) else None
 
 
 def highest(values: NDArray, n: int) -> tuple[NDArray[np.intp], float]:

@@ -201,6 +201,7 @@ class ScoreSearch(MaskedTraining):
                     self.held_names.append(name)
                     self.held_masks.append(first_of_each(masks[weight]))
         self.effective = [torch.empty_like(value).requires_grad_() for value in self.held]
+        self.following = False  # whether z is that of the mask before the last change
 
     def beside(self) -> State:
         tensors = {f"score/{index}": score.detach() for index, score in enumerate(self.scores)}

@@ -24,6 +24,18 @@ class Jackpot(ScoreSearch):
     def score_gradient(self, q: list[Tensor]) -> list[Tensor]:
         return straight_through(self.weights, q)
 
+    @torch.no_grad()
+    def mask_effective_(self, silent: bool = True) -> None:
+        """Of frozen weights z changes where the mask does, which is at few entries a step."""
+        changed, following = self.rule.changed, self.following
+        self.following = all(each.is_contiguous() and each.is_cpu for each in (*self.masks, *self.held))
+        if changed is None or not following:
+            super().mask_effective_(silent)
+            return
+        for effective, value, mask, places in zip(self.effective, self.held, self.masks, changed, strict=True):
+            flat = [each.detach().view(-1).numpy() for each in (effective, value, mask)]
+            flat[0][places] = flat[1][places] * flat[2][places]
+
 
 class EdgePopup(Jackpot):
     """What's hidden in a randomly weighted network (Ramanujan et al. 2020): |s| is ranked, so ∂loss/∂s has its sign."""
