@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lottery.errors import ConfigError, LotteryError, nearest
-from lottery.search.rules import Count, Top, all_changed, highest, values_of
+from lottery.search.top import Count, Top, highest, values_of
 
 RESTRICTIONS: Mapping[str, Callable[[float], float]] = {
     "none": lambda progress: 1.0,
@@ -50,7 +50,7 @@ class Swaps:
         self.kept: list[int] | None = list(counts)
         self.changed: list[NDArray[np.intp]] | None = None
         self._share = schedule(restriction)
-        self._tops = [Top(count) for count in counts]
+        self._top = Top(counts)
 
     @torch.no_grad()
     def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float) -> Count:
@@ -58,24 +58,24 @@ class Swaps:
         self.changed = None
         if share == 0:
             return 0
-        layers = zip(self._tops, scores, masks, strict=True)
-        # ρ never grows, so a layer's Top, which remembers what it wrote, writes the masks before other goals only.
-        came = sum(
-            top([score], [mask]) if share == 1 else _swap(top, score, mask, share) for top, score, mask in layers
-        )
-        self.changed = all_changed(self._tops) if share == 1 else None
-        return came
+        if share == 1:
+            came = self._top(scores, masks)
+            self.changed = self._top.changed
+            return came
+        goals = [torch.empty_like(mask, memory_format=torch.contiguous_format) for mask in masks]
+        self._top(scores, goals)
+        return sum(_swap(goal, score, mask, share) for goal, score, mask in zip(goals, scores, masks, strict=True))
 
 
-def _swap(top: Top, score: Tensor, mask: Tensor, share: float) -> int:
-    goal = torch.empty_like(mask, memory_format=torch.contiguous_format)
-    top([score], [goal])
+def _swap(goal: Tensor, score: Tensor, mask: Tensor, share: float) -> int:
+    """Lead the mask a part of the way to the goal, which is overwritten; returns how many entries came in."""
     flat = goal.view(-1)
     at = _different(flat, mask.flatten())
     values, comes = values_of(score.flatten()[at].cpu()), flat[at].cpu() > 0
     come, go = np.flatnonzero(comes), np.flatnonzero(~comes)
     if come.size != go.size:
-        raise LotteryError(f"the mask keeps {int(mask.sum(dtype=torch.float64))} weights, expected {top.count}")
+        kept, expected = (int(each.sum(dtype=torch.float64)) for each in (mask, goal))
+        raise LotteryError(f"the mask keeps {kept} weights, expected {expected}")
     number = math.ceil(come.size * share)
     after = np.zeros(values.size, dtype=np.bool_)
     after[come[highest(values[come], number)[0]]] = True

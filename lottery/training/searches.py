@@ -24,18 +24,6 @@ class Jackpot(ScoreSearch):
     def score_gradient(self, q: list[Tensor]) -> list[Tensor]:
         return straight_through(self.weights, q)
 
-    @torch.no_grad()
-    def mask_effective_(self, silent: bool = True) -> None:
-        """Of frozen weights z changes where the mask does, which is at few entries a step."""
-        changed, following = self.rule.changed, self.following
-        self.following = all(each.is_contiguous() and each.is_cpu for each in (*self.masks, *self.held))
-        if changed is None or not following:
-            super().mask_effective_(silent)
-            return
-        for effective, value, mask, places in zip(self.effective, self.held, self.masks, changed, strict=True):
-            flat = [each.detach().view(-1).numpy() for each in (effective, value, mask)]
-            flat[0][places] = flat[1][places] * flat[2][places]
-
 
 class EdgePopup(Jackpot):
     """What's hidden in a randomly weighted network (Ramanujan et al. 2020): |s| is ranked, so ∂loss/∂s has its sign."""
@@ -77,6 +65,7 @@ class BiP(ScoreSearch):
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.masked_step(self.optimizer)  # whose mask is full: clips, steps, and drops the gradients
+        self.following = False
 
     def not_held(self) -> list[nn.Parameter]:
         """Biases, normalisation, layers that are never pruned: what is trained and not masked."""
@@ -123,6 +112,7 @@ class BiPRepo(BiP):
             for parameter, move in zip(moved, [*moves, *gradients[len(self.weights) :]], strict=True):
                 parameter.grad = laid_as(move, parameter)
         self.step_scores(step)
+        self.following = False
         return loss.detach()
 
     def norm_parameters(self) -> list[nn.Parameter]:

@@ -125,6 +125,28 @@ def test_groups_stay_whole_and_as_many(begun: Make, kind: str, pattern: str, dim
             assert int(share.sum()) == len(groups) - int(0.5 * len(groups))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_where_the_mask_changed_is_all_of_it(begun: Make, kind: str) -> None:
+    """Before each forward pass z = m ⊙ θ, to the bit, though only few entries of it are written."""
+    module = begun(kind)
+    seen = 0
+
+    def check(batch: Any, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal seen
+        loss = ScoreSearch.loss_of(module, batch, *args, **kwargs)
+        seen += 1
+        for z, mask, weight in zip(module.effective, module.held_masks, module.held, strict=True):
+            assert_same_bits({"z": z.detach()}, {"z": mask * weight.detach()})
+        return loss
+
+    module.loss_of = check  # type: ignore[method-assign]
+    for step in range(STEPS):
+        module.update(step)
+        assert module.flat
+        assert step == 0 or module.rule.changed is not None, "few entries are written"
+    assert seen >= STEPS
+
+
 # -- bi-level ---------------------------------------------------------------------------------------------------------
 
 
