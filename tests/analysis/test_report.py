@@ -1,0 +1,346 @@
+"""The report: one file that is complete, safe whatever a configuration says, small, and as right as its run folders."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from report_tools import HOSTILE, make_row, masked, write_run, write_study
+
+from lottery.analysis.curves import curves
+from lottery.analysis.masks import read_mask
+from lottery.analysis.report import bundle as bundles
+from lottery.analysis.report.charts import experiment_chart
+from lottery.analysis.report.command import report, write_report
+from lottery.analysis.report.markup import Html, embedded, tag
+from lottery.analysis.report.masks import LEVELS, explorer, thumbnail
+from lottery.analysis.report.study import Study, experiments, read_studies
+from lottery.errors import ConfigError, LotteryError
+from lottery.ticket import Mask
+
+
+@pytest.fixture
+def two_seeds(tmp_path: Path) -> Path:
+    for seed in range(2):
+        write_study(tmp_path / "runs", seed)
+    return tmp_path / "runs"
+
+
+class Parsed(HTMLParser):
+    """Elements by name with their attributes, and the text of each script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+
+def written(runs: Path, out: Path, **options: Any) -> str:
+    write_report(runs, out, **options)
+    return out.read_text(encoding="utf-8")
+
+
+def page_data(text: str) -> dict[str, Any]:
+    """What the page's script reads."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+# -- markup ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(), st.text())
+def test_text_and_attributes_come_back_as_they_were(text: str, value: str) -> None:
+    text, value = (re.sub(r"[\r\0]", "", each) for each in (text, value))  # which HTML itself does not keep
+    found: list[str] = []
+    parser = Parsed("")
+    parser.handle_data = found.append  # type: ignore[method-assign]
+    parser.feed(tag("p", text, title=value))
+    parser.close()
+    assert parser.elements == [("p", {"title": value})]
+    assert "".join(found) == text
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
+def test_embedded_json_comes_back_and_cannot_end_its_script(value: dict[str, Any]) -> None:
+    text = embedded(value)
+    assert json.loads(text) == value
+    assert not set(text) & set("<>&")
+
+
+def test_a_number_that_is_none_is_null() -> None:
+    assert embedded([float("nan"), float("inf"), 0.5]) == "[null,null,0.5]"
+
+
+def test_only_html_is_not_escaped() -> None:
+    assert tag("p", Html("<b>"), "<b>", None, hidden=True, id=None) == "<p hidden><b>&lt;b&gt;</p>"
+
+
+# -- experiments -------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_of_one_experiment_are_gathered_and_another_rate_is_another(tmp_path: Path) -> None:
+    for seed in (1, 0):
+        write_study(tmp_path / "a", seed)
+    write_study(tmp_path / "b", 0, optim={"name": "adam", "lr": 0.1})
+    found = experiments(read_studies(tmp_path))
+    assert [[study.seed for study in each.studies] for each in found] == [[0, 1], [0]]
+    assert [each.words for each in found] == [
+        "LeNet-300-100 on MNIST, reset to init; optim.lr 0.0012",
+        "LeNet-300-100 on MNIST, reset to init; optim.lr 0.1",
+    ]
+
+
+def test_runs_that_differ_in_controls_alone_count_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", [make_row(0), make_row(1), make_row(1, "reinit")], controls={"reinit": 1})
+    write_run(
+        tmp_path / "runs/b",
+        [make_row(0), make_row(1, **{"probe/ece": 0.1}), make_row(1, "random")],
+        controls={"random": 1},
+    )
+    (only,) = experiments(read_studies(tmp_path / "runs"))
+    assert [(each["round"], each["control"]) for each in only.rows] == [
+        (0, None),
+        (1, None),
+        (1, "random"),
+        (1, "reinit"),
+    ]
+    assert only.rows[1]["probe/ece"] == 0.1
+
+
+def test_lines_are_those_of_the_figures(tmp_path: Path) -> None:
+    """The chart's means, ranges and n are those that lottery.analysis.curves gives the static figures."""
+    for seed in range(3):
+        write_study(tmp_path / "runs", seed, copies=2)
+    (experiment,) = experiments(read_studies(tmp_path / "runs"))
+    lines = experiment_chart(experiment)["lines"]
+    for line, curve in zip(lines, curves(experiment.rows, "test_accuracy"), strict=True):
+        expected = [(100 * p.density, 100 * p.mean, 100 * p.low, 100 * p.high, p.n) for p in curve.points]
+        points = zip(line["x"]["density_weights"], line["y"]["test_accuracy"], strict=True)
+        found = [(x, *y) for x, y in points]
+        assert np.allclose(found, expected)
+    assert [line["y"]["test_accuracy"][-1][3] for line in lines] == [3, 6]
+
+
+# -- masks -------------------------------------------------------------------------------------------------------------
+
+
+def picture(bits: torch.Tensor, edge: int, folder: Path) -> tuple[list[list[int]], float]:
+    path = folder / "mask.safetensors"
+    Mask({"w": bits}).save(path, round=0, study="s", parent=None)
+    layer = thumbnail(read_mask(path), "w", edge)
+    return layer.picture.tolist(), layer.fullest
+
+
+def test_a_thumbnail_shows_which_block_is_kept(tmp_path: Path) -> None:
+    bits = torch.zeros(200, 300, dtype=torch.bool)
+    bits[:100, :150] = True
+    bits[:100, 150:225] = True
+    top = LEVELS - 1
+    assert picture(bits, 2, tmp_path) == ([[top, (top + 1) // 2], [0, 0]], 1.0)
+
+
+def test_a_thumbnail_of_filters_averages_kernels(tmp_path: Path) -> None:
+    bits = torch.ones(3, 4, 3, 3, dtype=torch.bool)
+    bits[1] = False
+    top = LEVELS - 1
+    assert picture(bits, 8, tmp_path) == ([[top] * 4, [0] * 4, [top] * 4], 1.0)
+    assert picture(torch.zeros(3, 4, dtype=torch.bool), 8, tmp_path) == ([[0] * 4] * 3, 0.0)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(0, 99))
+def test_a_thumbnail_says_where_nothing_is_kept(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, columns: int, edge: int, seed: int
+) -> None:
+    bits = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < 0.05
+    shades, fullest = picture(bits, edge, tmp_path_factory.mktemp("masks"))
+    lines = [k * rows // min(edge, rows) for k in range(min(edge, rows))]
+    places = [k * columns // min(edge, columns) for k in range(min(edge, columns))]
+    blocks = [
+        [
+            bits[top : [*lines, rows][i + 1], left : [*places, columns][j + 1]].float().mean().item()
+            for j, left in enumerate(places)
+        ]
+        for i, top in enumerate(lines)
+    ]
+    assert fullest == pytest.approx(max(map(max, blocks)))
+    assert [[shade > 0 for shade in line] for line in shades] == [[share > 0 for share in line] for line in blocks]
+
+
+def test_overlap_with_other_seeds_is_that_of_the_masks(two_seeds: Path) -> None:
+    one, other = explorer(experiments(read_studies(two_seeds)))
+    ours, theirs = masked(0, 0.8**2)["fc2.weight"], masked(1, 0.8**2)["fc2.weight"]
+    iou = ((ours & theirs).sum() / (ours | theirs).sum()).item()
+    ((seed, found, chance),) = one["shared"][1][2]
+    assert (seed, found) == (1, pytest.approx(iou))
+    assert chance == pytest.approx(iou, abs=0.01)  # independent masks
+    assert other["shared"][1][2] == [[0, found, chance]]
+    assert one["shared"][1][0][0][1] == 1.0  # of dense masks
+
+
+def test_a_damaged_mask_is_named_and_left_out(two_seeds: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = sorted(two_seeds.rglob("round_002.safetensors"))[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff\xff")
+    one, _ = explorer(experiments(read_studies(two_seeds)))
+    assert one["sizes"][0][2] is None
+    assert one["sizes"][0][1] is not None
+    assert str(path) in caplog.text
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_complete_and_the_run_folders_are_as_before(two_seeds: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in two_seeds.rglob("*")}
+    text = written(two_seeds, tmp_path / "report.html")
+    assert {path: path.stat().st_mtime_ns for path in two_seeds.rglob("*")} == before
+    parsed = Parsed(text)
+    for _, attributes in parsed.elements:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    assert all("default-src 'none'" in str(meta["content"]) for meta in parsed.all("meta") if "http-equiv" in meta)
+    for figure in parsed.all("img"):
+        image = Image.open(io.BytesIO(base64.b64decode(str(figure["src"]).partition(",")[2])))
+        assert image.size == (960, 600)
+        assert figure["alt"]
+
+
+def test_every_level_is_in_a_table_with_its_n(two_seeds: Path, tmp_path: Path) -> None:
+    text = written(two_seeds, tmp_path / "report.html", interactive=False)
+    # round 2 of seeds 0 and 1: 0.976 and 0.977
+    cells = re.findall(r"<tr><td>ticket</td><td[^>]*>2</td><td[^>]*>64.*?</tr>", text)
+    assert re.sub(r"<[^>]+>", " ", cells[0]).split()[3:7] == ["2", "97.65", "97.60", "97.70"]
+
+
+def test_without_plotly_the_file_has_static_figures_and_says_so(
+    two_seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "find_spec", lambda name: None)
+    text = written(two_seeds, tmp_path / "report.html")
+    parsed = Parsed(text)
+    assert "pip install &#x27;lottery[report]&#x27;" in text
+    assert 'id="plotly"' not in text
+    assert len(parsed.all("img")) == 2
+    assert next(each for each in parsed.all("details") if each.get("id") == "static") == {"id": "static", "open": None}
+    assert len(text) < 500_000
+
+
+def test_what_a_configuration_says_is_text(tmp_path: Path) -> None:
+    run = write_study(tmp_path / "runs", 0, data={"name": HOSTILE, "_target_": HOSTILE}, extra={HOSTILE: HOSTILE})
+    write_study(tmp_path / "runs", 1, data={"name": HOSTILE + "2", "_target_": HOSTILE}, extra={HOSTILE: "b"})
+    rows = [json.loads(line) | {"control": HOSTILE} for line in (run / "rounds.jsonl").read_text().splitlines()]
+    with (run / "rounds.jsonl").open("a") as file:
+        for each in rows:
+            layers = {HOSTILE: 0.5}
+            file.write(json.dumps(each | {"layer_density": layers, f"probe/{HOSTILE}": 1.0}) + "\n")
+    parsed = Parsed(written(tmp_path / "runs", tmp_path / "report.html"))
+    assert not any("pwned" in script for script in parsed.scripts if not script.lstrip().startswith("{"))
+    assert not any("onerror" in attributes for _, attributes in parsed.elements)
+    assert len(parsed.all("script")) == 2 + (bundles.plotly_bundle() is not None)
+
+
+def test_each_study_says_how_to_run_it_again(two_seeds: Path, tmp_path: Path) -> None:
+    text = written(two_seeds, tmp_path / "report.html", interactive=False)
+    for run in sorted(two_seeds.iterdir()):
+        assert f"python -m lottery --config {run / 'config.yaml'}" in text
+        assert tag("pre", (run / "config.yaml").read_text(), tabindex="0", class_="config") in text
+
+
+def test_configuration_differences_are_the_keys_that_differ(tmp_path: Path) -> None:
+    write_study(tmp_path / "runs", 0)
+    write_study(tmp_path / "runs", 1, optim={"name": "sgd", "lr": 0.0012}, paths={"runs": "elsewhere"})
+    text = written(tmp_path / "runs", tmp_path / "report.html", interactive=False)
+    table = text[text.index('id="differences"') : text.index('id="reproduce"')]
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == ["optim.name"]
+
+
+def test_an_unfinished_study_is_marked_and_its_damaged_line_left_out(
+    two_seeds: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = sorted(two_seeds.iterdir())[0]
+    (run / "study.log").unlink()
+    lines = (run / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (run / "rounds.jsonl").write_text("".join([*lines[:-1], "{broken\n"]))
+    text = written(two_seeds, tmp_path / "report.html", interactive=False)
+    assert f"Unfinished, with the rounds that they have: runs/{run.name}." in text
+    assert f"{run / 'rounds.jsonl'}, line {len(lines)}" in caplog.text
+
+
+@pytest.mark.timeout(60)
+def test_twenty_rounds_of_five_seeds_take_less_than_5_mb(tmp_path: Path) -> None:
+    for seed in range(5):
+        write_study(tmp_path / "runs", seed, rounds=20)
+    text = written(tmp_path / "runs", tmp_path / "report.html")
+    data = page_data(text)
+    assert len(text.encode()) < 5_000_000
+    assert [len(each["sizes"]) * len(each["sizes"][0]) for each in data["masks"]] == [3 * 21] * 5
+    assert all(size for each in data["masks"] for line in each["sizes"] for size in line)
+    if bundles.plotly_bundle() is not None:
+        assert len(data["curves"]) == 5
+
+
+def test_torch_is_never_imported(two_seeds: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    code = (
+        "import sys; from lottery.analysis.report.command import report\n"
+        f"assert report([{str(two_seeds)!r}, '-o', {str(out)!r}]) == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out} ({out.stat().st_size / 1e6:.1f} MB)\n"
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_no_run_folder_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(LotteryError, match=r"no run folder in it; `python -m lottery \+exp=imp_rewind` makes one"):
+        report([str(tmp_path), "-o", str(tmp_path / "report.html")])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_runs_without_a_round_have_no_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [])
+    with pytest.raises(LotteryError, match="has not finished a round yet; run it first"):
+        report([str(run), "-o", str(tmp_path / "report.html")])
+
+
+def test_a_folder_is_no_file_to_write(two_seeds: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--out: got .*, expected a file, such as report.html"):
+        report([str(two_seeds), "-o", str(tmp_path)])
+
+
+def test_a_study_reads_what_its_folder_says(two_seeds: Path) -> None:
+    study = Study.read(sorted(two_seeds.iterdir())[1])
+    assert (study.seed, study.finished, len(study.rows), study.environment) == (1, True, 7, {})
