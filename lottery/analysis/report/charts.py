@@ -10,7 +10,7 @@ from typing import Any
 
 from lottery.analysis.curves import finite
 from lottery.analysis.read import Row
-from lottery.analysis.report.study import Experiment, Study
+from lottery.analysis.report.study import Experiment, Study, labels
 from lottery.analysis.style import looks
 
 # key -> (words, factor): measurements that come first, in this order. Others are the probes' numbers.
@@ -70,12 +70,12 @@ def experiment_chart(experiment: Experiment) -> dict[str, Any]:
     rows = experiment.rows
     by_control: dict[str | None, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        by_control[row["control"]][row["round"]].append(row)
+        by_control[row["control"]][row["level"]].append(row)
     lines = []
     for look in looks(by_control):
-        rounds = by_control[look.control]
+        levels = by_control[look.control]
         line = {"words": look.words, "colour": look.colour, "marker": look.marker, "ticket": look.control is None}
-        lines.append(line | _line([rounds[k] for k in sorted(rounds)], measures(rows), axes(rows)))
+        lines.append(line | _line([levels[k] for k in sorted(levels)], measures(rows), axes(rows)))
     return {
         "words": experiment.words,
         "subject": experiment.subject,
@@ -119,7 +119,12 @@ def training_curves(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
 
     Tickets alone: controls are compared where they end. Studies come in until the room is used up.
     """
-    every = [(experiment.words, study) for experiment in experiments for study in experiment.studies]
+    several = len(experiments) > 1
+    every = [
+        (f"{words}, {experiment.name(study)}" if several else experiment.name(study), study)
+        for experiment, words in zip(experiments, labels(experiments), strict=True)
+        for study in experiment.studies
+    ]
     found: list[dict[str, Any]] = []
     room = CURVE_POINTS
     for place, (words, study) in enumerate(every):
@@ -129,8 +134,7 @@ def training_curves(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
         if not lines or most < SHORTEST:
             continue
         splits = {split: [_thinned(line, most) for line in each] for split, each in curves.items()}
-        name = f"seed {study.seed} ({study.name})"
-        found.append({"words": f"{words}, {name}" if len(experiments) > 1 else name, "splits": splits})
+        found.append({"words": words, "splits": splits})
         room -= sum(3 * len(line["step"]) for each in splits.values() for line in each)
     return found
 

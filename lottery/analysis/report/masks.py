@@ -8,13 +8,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lottery.analysis.masks import PackedMask, check_alike, read_mask
-from lottery.analysis.report.study import Experiment, Study
+from lottery.analysis.read import Row
+from lottery.analysis.report.study import Experiment, Study, labels
 from lottery.errors import LotteryError
 from lottery.stability.overlap import overlap_by_layer
 
@@ -51,10 +53,12 @@ def explorer(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
         LOG.warning("the mask explorer leaves out %d studies for which the report has no room", left)
     edge = _edge([study for _, study in chosen])
     maps = []
-    for experiment in experiments:
+    for experiment, words in zip(experiments, labels(experiments), strict=True):
         studies = [study for owner, study in chosen if owner is experiment]
         shared = _overlaps(studies)
-        maps += [_map(experiment, study, shared.get(study.name, {}), edge) for study in studies]
+        maps += [
+            _map(words if len(experiments) > 1 else "", experiment, study, shared[study.run], edge) for study in studies
+        ]
     return [each for each in maps if each["layers"]]
 
 
@@ -79,7 +83,7 @@ def _read(study: Study, row: dict[str, Any]) -> PackedMask | None:
         return None
 
 
-def _map(experiment: Experiment, study: Study, shared: Shared, edge: int) -> dict[str, Any]:
+def _map(words: str, experiment: Experiment, study: Study, shared: Shared, edge: int) -> dict[str, Any]:
     """A study: layers, rounds, and of each layer in each round its density, overlaps, and thumbnail: `sizes` are its
     rows, columns and fullest share, `sprite` holds it in a cell of edge x edge.
     """
@@ -93,9 +97,8 @@ def _map(experiment: Experiment, study: Study, shared: Shared, edge: int) -> dic
     shapes = {line: layer.shape for (line, _), layer in pictures.items()}
     places = [[pictures.get((line, column)) for column in range(len(tickets))] for line in range(len(layers))]
     return {
-        "run": study.name,
+        "words": f"{words}, {experiment.name(study)}" if words else experiment.name(study),
         "seed": study.seed,
-        "experiment": experiment.words,
         "layers": layers,
         "rounds": [row["round"] for row in tickets],
         "remaining": [100 * row["density_weights"] for row in tickets],
@@ -148,17 +151,19 @@ def _sprite(pictures: dict[tuple[int, int], Layer], lines: int, columns: int, ed
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _overlaps(studies: Sequence[Study]) -> dict[str, Shared]:
-    """Of each study, by name, what its masks share with those of the same experiment's other studies."""
-    found: dict[str, Shared] = {study.name: {} for study in studies}
-    rounds = sorted({row["round"] for study in studies for row in study.tickets})
-    for number in rounds if len(studies) > 1 else ():
-        at = [(study, row) for study in studies for row in study.tickets if row["round"] == number]
-        masks = [(study, mask) for study, row in at if (mask := _read(study, row)) is not None]
+def _overlaps(studies: Sequence[Study]) -> dict[Path, Shared]:
+    """Of each study, by its folder, what its masks share with those of the experiment's other seeds."""
+    found: dict[Path, Shared] = {study.run: {} for study in studies}
+    levels: dict[tuple[int, Any], list[tuple[Study, Row]]] = {}
+    for study in studies:
+        for row in study.tickets:
+            levels.setdefault((row["round"], study.density), []).append((study, row))
+    for (number, _), at in levels.items():
+        masks = [(study, mask) for study, row in at if len(at) > 1 and (mask := _read(study, row)) is not None]
         for (one, ours), (other, theirs) in combinations(masks, 2):
             check_alike(ours, theirs)
             for name, common in overlap_by_layer(ours.bits, theirs.bits, ours.sizes).items():
                 for study, partner in ((one, other), (other, one)):
                     entry = [partner.seed, common.iou, common.iou_chance]
-                    found[study.name].setdefault((number, name), []).append(entry)
+                    found[study.run].setdefault((number, name), []).append(entry)
     return found

@@ -170,7 +170,7 @@ def _masks() -> Html:
 
 def _differences(experiments: Sequence[Experiment]) -> Html:
     if len(experiments) < 2:
-        text = "One experiment: its studies differ in their seeds, controls and probes only."
+        text = "One experiment: its studies differ in seeds, densities of a one-shot method, controls and probes only."
         return _section("differences", tag("p", text))
     return _section("differences", difference_table(experiments))
 

@@ -92,6 +92,7 @@
   const [MOST_NAMED, MOST_BANDS] = [12, 6]; // curves of a chart with a legend, and with bands
   const LOGARITHMIC = ["density", "density_weights"];
   const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const wrapped = (text) => safe(text.replace(isNarrow() ? /(.{24,34}) /g : /(.{90,110}) /g, "$1\n")).replace(/\n/g, "<br>");
   const seen = (colour) => (colour === "#000000" ? css("--text") : colour);
 
   async function plotly() {
@@ -167,7 +168,7 @@
     };
     const main = {
       x: points.map((p) => p.x), y: points.map((p) => p.y[0]), mode: "lines+markers", legendgroup: group,
-      name: `${safe(name)} (n = ${few === many ? few : `${few}–${many}`})`,
+      name: `${wrapped(name)} (n = ${few === many ? few : `${few}–${many}`})`,
       line: { color: look.colour, width: 2, dash: look.dash }, marker: { symbol: look.symbol, size: 7 },
       customdata: points.map((p) => [p.round, percent(p.x), ...p.y.slice(1)]),
       hovertemplate: `${safe(name)}<br>round %{customdata[0]}, at %{customdata[1]}<br>%{y:.5~g} (%{customdata[2]:.5~g} to %{customdata[3]:.5~g}, n = %{customdata[4]})<extra></extra>`,
@@ -210,6 +211,12 @@
       made.annotations = [{ xref: "paper", x: 1, xanchor: "right", y: level, yanchor: "bottom", text: "dense", showarrow: false, font: { color: css("--soft"), size: 12 } }];
     }
     $("rounds-chart").setAttribute("aria-label", `${title.text} against ${words}: the table of results has the same numbers`);
+    const named = traces.filter((trace) => trace.name);
+    const room = $("rounds-chart").clientWidth - 70;
+    const wide = named.reduce((sum, trace) => sum + Math.min(room, 60 + 7 * trace.name.length), 0);
+    const lines = isNarrow() ? named.reduce((sum, trace) => sum + trace.name.split("<br>").length, 0) : Math.ceil((1.2 * wide) / room);
+    const legend = chosen.length > MOST_NAMED ? 0 : Math.max(0, lines - 1);
+    $("rounds-chart").style.height = `${26 + 1.5 * legend}rem`; // a long legend takes nothing from the lines
     if (chosen.length > MOST_NAMED) made.showlegend = false; // a line's name shows where it is pointed at
     return Plotly.react("rounds-chart", chosen.length > MOST_BANDS ? traces.filter((trace) => !trace.fill) : traces, made, config());
   }
@@ -292,7 +299,7 @@
 
   function startMasks() {
     if (!data.masks.length) return;
-    fill($("masks-run"), data.masks.map((map, k) => [String(k), `${data.charts.length > 1 ? `${map.experiment}, ` : ""}seed ${map.seed} (${map.run})`]));
+    fill($("masks-run"), data.masks.map((map, k) => [String(k), map.words]));
     $("masks-run").addEventListener("change", drawMasks);
     $("explorer").hidden = false;
     drawMasks();
@@ -383,14 +390,15 @@
 
   function shared(entries, seed) {
     if (!entries.length) return [make("p", {}, "No other seed of this experiment is in this report.")];
+    const most = Math.max(...entries.flatMap(([, iou, chance]) => [iou, chance])) || 1;
     const rows = entries.map(([other, iou, chance]) => {
       const inner = make("div", {}, make("i"), make("b")), bar = make("td", { class: "bar" }, inner);
-      inner.firstChild.style.width = `${100 * iou}%`;
-      inner.lastChild.style.left = `${100 * chance}%`;
+      inner.firstChild.style.width = `${(100 * iou) / most}%`;
+      inner.lastChild.style.left = `${(100 * chance) / most}%`;
       const cells = [`${seed} and ${other}`, iou.toFixed(3), chance.toFixed(3)];
       return make("tr", {}, ...cells.map((cell) => make("td", {}, cell)), bar);
     });
-    const head = make("tr", {}, ...["Seeds", "IoU", "by chance", "IoU, and chance as a line"].map((words) => make("th", { scope: "col" }, words)));
+    const head = make("tr", {}, ...["Seeds", "IoU", "by chance", "IoU (bar), chance (line)"].map((words) => make("th", { scope: "col" }, words)));
     return [make("table", {}, make("caption", {}, "Overlap with the same layer of other seeds (intersection over union)"), make("thead", {}, head), make("tbody", {}, ...rows))];
   }
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lottery.analysis.report.study import Experiment
-from lottery.errors import LotteryError
 
 LOG = logging.getLogger("lottery")
 
@@ -57,21 +56,22 @@ def _paths(experiment: Experiment, folder: Path) -> list[tuple[str, Path]]:
     first = experiment.studies[0]
     own = sorted((first.run / "figures").glob("*.png"))
     drawn: list[Path] = []
-    if experiment.method not in NO_LADDER and (len(experiment.studies) > 1 or not own):
+    several = len(experiment.studies) > 1
+    if experiment.method not in NO_LADDER and (several or not own):
         drawn = _draw(experiment, folder)
     left = [path for path in own if not drawn or path.stem not in SEEDS]
-    single = f", seed {first.seed}" if len(experiment.studies) > 1 else ""
+    single = f", {experiment.name(first)}" if several else ""
     return [(_words(path), path) for path in drawn] + [(_words(path) + single, path) for path in left]
 
 
 def _draw(experiment: Experiment, folder: Path) -> list[Path]:
-    from lottery.analysis.figures import draw_seeds  # matplotlib is slow to import
+    """As `draw_seeds`, but from rows that were read leniently, and over the densities of one-shot methods too."""
+    from lottery.analysis.figures import _draw_curves  # matplotlib is slow to import
+    from lottery.analysis.style import title
 
-    try:
-        return draw_seeds([study.run for study in experiment.studies], folder)
-    except LotteryError as error:  # a damaged line, which the rest of the report does without
-        LOG.warning("%s; the report has no static figures over seeds", error)
-        return []
+    rows = [row | {"round": row["level"]} for row in experiment.rows]
+    heading = title(experiment.studies[0].config, seed=False)
+    return _draw_curves(rows, heading, folder, bars=len(experiment.studies) > 1)
 
 
 def _words(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ from lottery.analysis.folders import Paths, config_leaves, find_runs, finished, 
 from lottery.analysis.read import Row, read_config
 from lottery.analysis.style import title
 from lottery.errors import LotteryError
+
+DENSITY = "method.density"  # what one-shot methods and searches are run at: several are points of one curve
 
 LOG = logging.getLogger("lottery")
 
@@ -46,6 +48,16 @@ class Study:
         return self.config.get("seed")
 
     @property
+    def density(self) -> Any:
+        """What the method prunes to in one go; None of one that has rounds."""
+        return self.leaves.get(DENSITY)
+
+    @property
+    def seeds(self) -> str:
+        """All of them, to tell studies apart."""
+        return str(sorted((key, value) for key, value in self.leaves.items() if key.split(".")[0] in ("seed", "seeds")))
+
+    @property
     def tickets(self) -> list[Row]:
         """The rows that are no controls, in the order of rounds."""
         return [row for row in self.rows if row["control"] is None]
@@ -70,14 +82,34 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """Studies that differ in seeds, controls and probes alone, each seed once; `words` tell it from the others."""
+    """Studies that differ in seeds, the density of a one-shot method, controls and probes alone, no two alike; `words`
+    tell it from the others.
+    """
 
     studies: tuple[Study, ...]
     words: str
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
-        return [row for study in self.studies for row in study.rows]
+        """Every row, with the `level` that it is a point of: round and, of a one-shot method, density, densest first.
+
+        Of the dense networks, which studies of several densities have in common, there is one a seed.
+        """
+        every = [(study, row) for study in self.studies for row in study.rows]
+        dense = {study.seeds: study for study in reversed(self.studies)}
+        kept = [(study, row) for study, row in every if row["round"] > 0 or dense[study.seeds] is study]
+        places = sorted({_place(study, row) for study, row in kept})
+        return [row | {"level": places.index(_place(study, row))} for study, row in kept]
+
+    @property
+    def densities(self) -> int:
+        """Of how many densities there are studies."""
+        return len({study.density for study in self.studies})
+
+    def name(self, study: Study) -> str:
+        """What tells one of the studies from the others."""
+        density = f", density {study.density}" if self.densities > 1 else ""
+        return f"seed {study.seed}{density} ({study.name})"
 
     @property
     def subject(self) -> str:
@@ -89,6 +121,11 @@ class Experiment:
         """The class of the method, such as "IMP"."""
         target = (self.studies[0].config.get("method") or {}).get("_target_", "")
         return str(target).rpartition(".")[2]
+
+
+def _place(study: Study, row: Row) -> tuple[int, float]:
+    """Round, and density from high to low."""
+    return (row["round"], -float(study.density or 0)) if row["round"] > 0 else (0, 0.0)
 
 
 def read_studies(paths: Paths) -> list[Study]:
@@ -110,16 +147,25 @@ def experiments(studies: Iterable[Study]) -> list[Experiment]:
         if not study.rows:
             continue
         group = groups.setdefault(str(sorted(fixed(study).items())), {})
-        seeds = str(
-            sorted((key, value) for key, value in study.leaves.items() if key.split(".")[0] in ("seed", "seeds"))
-        )
-        joined += seeds in group
-        group[seeds] = _joined(group[seeds], study) if seeds in group else study
+        own = f"{study.seeds} {study.density}"
+        joined += own in group
+        group[own] = _joined(group[own], study) if own in group else study
     if joined:
         words = "1 study has" if joined == 1 else f"{joined} studies have"
         LOG.warning("%s all of another's configuration but controls and probes: the report joins their rows", words)
-    gathered = [tuple(sorted(group.values(), key=lambda study: str(study.seed).zfill(12))) for group in groups.values()]
+    gathered = [tuple(sorted(group.values(), key=_order)) for group in groups.values()]
     return [Experiment(found, words) for found, words in zip(gathered, _words(gathered), strict=True)]
+
+
+def _order(study: Study) -> tuple[float, str]:
+    return -float(study.density or 0), str(study.seed).zfill(12)
+
+
+def labels(found: Sequence[Experiment]) -> list[str]:
+    """The words of experiments that stand side by side, without network and data where these are the same for all."""
+    if len(found) < 2 or len({experiment.subject for experiment in found}) > 1:
+        return [experiment.words for experiment in found]
+    return [experiment.words.removeprefix(f"{experiment.subject}, ") for experiment in found]
 
 
 def _joined(one: Study, other: Study) -> Study:
@@ -135,7 +181,7 @@ def fixed(study: Study) -> dict[str, Any]:
     """What the studies of one experiment have in common: dotted key -> value."""
     from lottery.config import INFRASTRUCTURE  # Hydra comes with it
 
-    free = (*FREE, *INFRASTRUCTURE)
+    free = (*FREE, *INFRASTRUCTURE, DENSITY)
     return {
         key: value
         for key, value in study.leaves.items()

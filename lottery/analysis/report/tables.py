@@ -9,7 +9,7 @@ from typing import Any
 from lottery.analysis.curves import finite
 from lottery.analysis.read import Row
 from lottery.analysis.report.markup import Html, tag
-from lottery.analysis.report.study import Experiment, Study, differences
+from lottery.analysis.report.study import Experiment, Study, differences, labels
 from lottery.analysis.style import percent
 
 NOTHING = (None, None, 0)
@@ -47,24 +47,25 @@ def experiment_table(experiments: Sequence[Experiment]) -> Html:
     """A line an experiment: its accuracy when dense, at its lowest density, and at its best."""
     heads = ["Experiment", "Seeds", "Finished", "Dense acc. (%)", "n", "Lowest weights (%)", "Acc. there (%)", "n"]
     heads += ["Best ticket acc. (%)", "At weights (%)", "n"]
-    return table("Experiments: means over n seeds", heads, [_experiment_row(each) for each in experiments])
+    rows = [[label, *_experiment_row(each)] for each, label in zip(experiments, labels(experiments), strict=True)]
+    return table("Experiments: means over n seeds", heads, rows)
 
 
 def _experiment_row(experiment: Experiment) -> list[object]:
     tickets: dict[int, list[Row]] = {}
-    for study in experiment.studies:
-        for row in study.tickets:
-            tickets.setdefault(row["round"], []).append(row)
-    levels = {round: _level(rows) for round, rows in tickets.items()}
-    pruned = [level for round, level in levels.items() if round > 0 and None not in level]
+    for row in experiment.rows:
+        if row["control"] is None:
+            tickets.setdefault(row["level"], []).append(row)
+    levels = [_level(rows) for rows in tickets.values() if rows[0]["round"] > 0]
+    dense = next((_level(rows) for rows in tickets.values() if rows[0]["round"] == 0), NOTHING)
+    pruned = [level for level in levels if None not in level]
     lowest = min(pruned, default=NOTHING)
     best = max(pruned, key=lambda level: level[1], default=NOTHING)
     done = sum(study.finished for study in experiment.studies)
     return [
-        words(experiment.words),
-        words(", ".join(str(study.seed) for study in experiment.studies)),
+        words(", ".join(dict.fromkeys(str(study.seed) for study in experiment.studies))),
         words(f"{done} of {len(experiment.studies)}"),
-        *_accuracy(levels.get(0, NOTHING)),
+        *_accuracy(dense),
         _percent(lowest[0]),
         *_accuracy(lowest),
         *_accuracy(best)[:1],
@@ -103,8 +104,8 @@ def level_table(experiments: Sequence[Experiment]) -> Html:
     ]
     heads = heads if len(experiments) > 1 else heads[1:]
     rows = [
-        [experiment.words, *cells] if len(experiments) > 1 else cells
-        for experiment in experiments
+        [label, *cells] if len(experiments) > 1 else cells
+        for experiment, label in zip(experiments, labels(experiments), strict=True)
         for cells in _levels(experiment)
     ]
     return table("Test accuracy by round: mean and range over seeds and copies", heads, rows)
@@ -113,12 +114,12 @@ def level_table(experiments: Sequence[Experiment]) -> Html:
 def _levels(experiment: Experiment) -> list[list[object]]:
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in experiment.rows:
-        groups.setdefault((row["control"] or "", row["round"]), []).append(row)
+        groups.setdefault((row["control"] or "", row["level"]), []).append(row)
     lines: list[list[object]] = []
-    for (control, round), rows in sorted(groups.items()):
+    for (control, _), rows in sorted(groups.items()):
         scores = [row["test_accuracy"] for row in rows if finite(row.get("test_accuracy"))]
         low, high = (min(scores), max(scores)) if scores else (None, None)
-        line: list[object] = [control or "ticket", number(round), _percent(_mean(rows, "density_weights"))]
+        line: list[object] = [control or "ticket", number(rows[0]["round"]), _percent(_mean(rows, "density_weights"))]
         line += [number(len(scores)), number(_mean(rows, "test_accuracy"), ".2f", 100)]
         line += [number(low, ".2f", 100), number(high, ".2f", 100), number(_mean(rows, "early_stop_step"))]
         lines.append(line)
@@ -158,7 +159,7 @@ def _row(study: Study, row: Row) -> list[object]:
 def difference_table(experiments: Sequence[Experiment]) -> Html:
     """A line a key in which experiments differ, a column an experiment."""
     keys, values = differences(list(experiments))
-    heads = ["Key", *(experiment.words for experiment in experiments)]
+    heads = ["Key", *labels(experiments)]
     rows = [[tag("th", key, scope="row"), *map(_value, each)] for key, each in zip(keys, values, strict=True)]
     return table("Configuration: where the experiments differ", heads, rows, "differences")
 
