@@ -138,6 +138,21 @@ def test_runs_that_differ_in_controls_alone_count_once(tmp_path: Path) -> None:
     assert only.rows[1]["probe/ece"] == 0.1
 
 
+def test_densities_of_a_one_shot_method_are_points_of_one_line_and_share_the_dense_network(tmp_path: Path) -> None:
+    for seed in range(2):
+        for density in (0.05, 0.1):
+            sizes = [{"density": each, "density_weights": each} for each in (1.0, density)]
+            rows = [make_row(k, test_accuracy=0.9 + seed / 100, **size) for k, size in enumerate(sizes)]
+            method = {"_target_": "lottery.methods.bip.BiP", "density": density}
+            write_run(tmp_path / "runs" / f"{seed}-{density}", rows, seed, method=method)
+    (only,) = experiments(read_studies(tmp_path / "runs"))
+    (line,) = experiment_chart(only)["lines"]
+    assert line["x"]["density_weights"] == [100, 10, 5]
+    assert [n for *_, n in line["y"]["test_accuracy"]] == [2, 2, 2]
+    text = written(tmp_path / "runs", tmp_path / "report.html", interactive=False)
+    assert len(Parsed(text).all("img")) == 2
+
+
 def test_lines_are_those_of_the_figures(tmp_path: Path) -> None:
     """The chart's means, ranges and n are those that lottery.analysis.curves gives the static figures."""
     for seed in range(3):

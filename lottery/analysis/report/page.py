@@ -22,6 +22,7 @@ HEADINGS = {
     "differences": "Configuration differences",
     "reproduce": "Reproduce",
 }
+SCRIPTS = ("common", "tables", "charts", "masks", "start")
 CONFIG_ROOM = 600_000  # characters of all configurations; those of later studies are in their folders alone
 ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E"
@@ -37,7 +38,7 @@ def page(experiments: Sequence[Experiment], studies: Sequence[Study], bundle: Bu
         "curves": training_curves(experiments) if bundle else [],
         "masks": explorer(experiments),
     }
-    script = Html((HERE / "script.js").read_text(encoding="utf-8"))
+    script = _script()
     results = (experiment_table(experiments), level_table(experiments), _all_rows(told))
     sections = {
         "charts": _charts(bundle is not None, pictures(experiments), bool(data["curves"])),
@@ -57,6 +58,12 @@ def page(experiments: Sequence[Experiment], studies: Sequence[Study], bundle: Bu
         tag("script", script),
     )
     return f'<!DOCTYPE html>\n<html lang="en">\n{_head(_title(experiments), script, bundle)}\n{body}\n</html>\n'
+
+
+def _script() -> Html:
+    """The parts, in one function so that they leave no names behind."""
+    parts = [(HERE / "script" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return Html('"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n")
 
 
 def _head(title: str, script: Html, bundle: Bundle | None) -> Html:
