@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "lottery.doctor:doctor",
     "compare": "lottery.analysis.compare:compare",
     "export": "lottery.export.command:export",
+    "paper": "lottery.papers.command:paper",
 }
 
 

@@ -84,7 +84,7 @@ def _draw(tickets: Sequence[Row], name: str, heading: str, path: Path) -> bool:
         axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
         lowest = min(row["density"] for found in groups.values() for row in found)
         for place, (step, found) in zip(axes, groups.items(), strict=False):
-            _draw_group(place, found, key, name, lowest)
+            draw_group(place, found, key, name, lowest)
             if many:
                 place.set_title(f"step {step:,}", fontsize="medium")
         for place in axes[len(groups) :]:
@@ -96,13 +96,13 @@ def _draw(tickets: Sequence[Row], name: str, heading: str, path: Path) -> bool:
         if name == "lmc_path":
             axes[0].xaxis.get_major_locator().set_params(integer=True)
         else:
-            _key(figure, axes[: len(groups)], lowest)
+            density_key(figure, axes[: len(groups)], lowest)
     return True
 
 
-def _draw_group(axes: Axes, rows: Sequence[Row], key: str, name: str, lowest: float) -> None:
+def draw_group(axes: Axes, rows: Sequence[Row], key: str, name: str, lowest: float) -> None:
     """The curves of one axis."""
-    norm, colours = _colours(lowest)
+    norm, colours = density_colours(lowest)
     for row in rows:
         error = [math.nan if value is None else 100 * value for value in row[key]]
         steps = (row.get(f"probe/{name}_points") or len(error)) - 1
@@ -112,7 +112,7 @@ def _draw_group(axes: Axes, rows: Sequence[Row], key: str, name: str, lowest: fl
     axes.grid(axis="y")
 
 
-def _colours(lowest: float) -> tuple[LogNorm, LinearSegmentedColormap]:
+def density_colours(lowest: float) -> tuple[LogNorm, LinearSegmentedColormap]:
     """Densities on a log scale, dense dark."""
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -121,7 +121,7 @@ def _colours(lowest: float) -> tuple[LogNorm, LinearSegmentedColormap]:
     return LogNorm(min(lowest, 0.5), 1), LinearSegmentedColormap.from_list("densities", shades)
 
 
-def _key(figure: Figure, axes: Sequence[Axes], lowest: float) -> None:
+def density_key(figure: Figure, axes: Sequence[Axes], lowest: float) -> None:
     """Which curve has which density: in a legend, or beside a scale where there are too many."""
     named: dict[Any, Any] = {}
     for place in axes:
@@ -133,7 +133,7 @@ def _key(figure: Figure, axes: Sequence[Axes], lowest: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    norm, colours = _colours(lowest)
+    norm, colours = density_colours(lowest)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(axes), label="weights remaining (%)")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda density, _: percent(density)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
@@ -169,24 +169,35 @@ def draw_overlap(labels: Sequence[str], pairs: Mapping[tuple[int, int], Overlap]
     """A heat map of IoU beside what chance would give: in brackets in the same cell, or, where there are too many masks
     for numbers, in the mirrored cell above the diagonal. `pairs` are of i < j."""
     n = len(labels)
+    with canvas(path, heading, height=overlap_height(n)) as figure:
+        draw_matrix(figure.add_subplot(), labels, pairs)
+
+
+def overlap_height(n: int) -> float:
+    """Inches of a figure of n masks."""
+    return 2.2 + 0.45 * n if n <= WRITTEN else min(9.0, 2.2 + 0.2 * n)
+
+
+def draw_matrix(axes: Axes, labels: Sequence[str], pairs: Mapping[tuple[int, int], Overlap]) -> None:
+    """The heat map of `draw_overlap`. Pairs may be on the diagonal."""
+    n = len(labels)
     grid = np.full((n, n), np.nan)
     written = n <= WRITTEN
     for (i, j), found in pairs.items():
         grid[j, i] = found.iou
-        grid[i, j] = found.iou if written else found.iou_chance
+        if i != j:
+            grid[i, j] = found.iou if written else found.iou_chance
     top = float(np.nanmax(grid)) or 1.0
-    with canvas(path, heading, height=2.2 + 0.45 * n if written else min(9.0, 2.2 + 0.2 * n)) as figure:
-        axes = figure.add_subplot()
-        image = axes.imshow(np.ma.masked_invalid(grid), cmap="viridis", vmin=0, vmax=top, aspect="auto")
-        for (i, j), found in pairs.items() if written else ():
-            colour = "black" if found.iou > 0.55 * top else "white"
-            for row, column in ((i, j), (j, i)):
-                text = f"{found.iou:.2f}\n({found.iou_chance:.2f})"
-                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-        small: dict[str, Any] = {} if written else {"fontsize": 7}
-        axes.set_xticks(range(n), labels, rotation=30 if written else 90, ha="right" if written else "center", **small)
-        axes.set_yticks(range(n), labels, **small)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        words = "IoU (in brackets: by chance)" if written else "IoU; above the diagonal: by chance"
-        figure.colorbar(image, ax=axes, label=words)
+    image = axes.imshow(np.ma.masked_invalid(grid), cmap="viridis", vmin=0, vmax=top, aspect="auto")
+    for (i, j), found in pairs.items() if written else ():
+        colour = "black" if found.iou > 0.55 * top else "white"
+        for row, column in {(i, j), (j, i)}:
+            text = f"{found.iou:.2f}\n({found.iou_chance:.2f})"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    small: dict[str, Any] = {} if written else {"fontsize": 7}
+    axes.set_xticks(range(n), labels, rotation=30 if written else 90, ha="right" if written else "center", **small)
+    axes.set_yticks(range(n), labels, **small)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    words = "IoU (in brackets: by chance)" if written else "IoU; above the diagonal: by chance"
+    axes.figure.colorbar(image, ax=axes, label=words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ STYLE = {
     "lines.markersize": 4.5,
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.7,
+    "svg.hashsalt": "lottery",
 }
 WIDTH, HEIGHT = 6.4, 4.0  # inches; 960 x 600 pixels
 
@@ -92,6 +93,10 @@ CRITERIA = {
     "grasp": "GraSP",
     "synflow": "SynFlow",
     "lamp": "LAMP",
+    "snip_signed": "signed SNIP",  # of layers
+    "kl": "KL",
+    "hrank": "HRank",
+    "pls": "PLS",
 }
 ALLOCATIONS = {
     "uniform": "uniform",
@@ -121,8 +126,11 @@ def looks(controls: Iterable[str | None]) -> list[Look]:
 
 
 @contextmanager
-def canvas(path: Path, heading: str, height: float = HEIGHT) -> Iterator[Figure]:
-    """A figure to draw on, `WIDTH` x `height` inches, written to `path` as PNG at the end: whole or not at all.
+def canvas(
+    path: Path, heading: str, height: float = HEIGHT, width: float = WIDTH, also: Sequence[Path] = ()
+) -> Iterator[Figure]:
+    """A figure to draw on, `width` x `height` inches, written to `path` as PNG at the end: whole or not at all. `also`:
+    further files, of the kinds that their names end in (svg, pdf).
 
     Neither the user's backend nor their style is touched or used, so that a figure looks the same everywhere.
     Raises LotteryError where the file cannot be written.
@@ -132,19 +140,22 @@ def canvas(path: Path, heading: str, height: float = HEIGHT) -> Iterator[Figure]
     from matplotlib.figure import Figure
 
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(fill(heading, 74), x=0.01, horizontalalignment="left")
+        figure.suptitle(fill(heading, round(74 * width / WIDTH)), x=0.01, horizontalalignment="left")
         yield figure
-        _save(figure, path)
+        _save(figure, path, "png")
+        for further in also:
+            _save(figure, further, further.suffix.removeprefix("."))
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """As lottery.files.write_atomic, which needs torch to be imported."""
+def _save(figure: Figure, path: Path, kind: str) -> None:
+    """As lottery.files.write_atomic, which needs torch to be imported. Equal figures give equal files."""
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format=kind, metadata=dates.get(kind))
         temporary.replace(path)
     except OSError as error:
         raise LotteryError(f"cannot write the figure {path}: {error.strerror or error}") from error

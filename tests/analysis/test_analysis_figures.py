@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from lottery.analysis import figures
+from lottery.analysis.axes import ACCURACY_SPAN
 from lottery.analysis.figures import draw_seeds, draw_study
 from lottery.analysis.style import looks, percent, spaced, title
 from lottery.errors import LotteryError
@@ -144,7 +145,7 @@ def test_the_axes_hold_all_that_was_measured(make_run, row, drawn):
 def test_noise_is_not_blown_up(make_run, row, drawn):
     draw_study(make_run("a", [row(0, test_accuracy=0.9801), row(1, test_accuracy=0.9802)]))
     low, high = drawn["accuracy.png"].axes[0].get_ylim()
-    assert high - low >= figures.ACCURACY_SPAN
+    assert high - low >= ACCURACY_SPAN
 
 
 def test_an_inverted_mask_stands_at_its_own_density(make_run, row, drawn):

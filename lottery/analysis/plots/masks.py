@@ -1,0 +1,140 @@
+"""Masks: the layers' densities over the rounds as heat maps, and how much of them tickets have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import ceil
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from lottery.analysis.axes import CHARACTER, every, heat_map, short
+from lottery.analysis.compare import labels
+from lottery.analysis.comparison import Entry, Pair, chosen, measured
+from lottery.analysis.masks import PackedMask, read_mask
+from lottery.analysis.plots.experiments import By, Experiment, check_table, experiments
+from lottery.analysis.plots.sheet import heading, sheet
+from lottery.analysis.stability import MOST, draw_matrix, overlap_height
+from lottery.analysis.style import WIDTH, percent
+from lottery.errors import LotteryError
+from lottery.stability.overlap import Overlap, overlap as overlap_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANELS = 3  # beside one another
+
+
+# -- layer densities --------------------------------------------------------------------------------------------------
+
+
+def layer_density(frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None) -> list[Path]:
+    """The density of every layer of the tickets over the rounds, means over seeds, an axis for each experiment.
+
+    Writes `path`.png and `path`.svg and returns them. Raises LotteryError for several architectures or data sets that
+    `by` does not tell apart.
+    """
+    check_table(frame, ["layer_density"])
+    groups = experiments(frame, by)
+    tables = [layer_table(group) for group in groups]
+    tables, groups = [t for t in tables if t.size], [g for g, t in zip(groups, tables, strict=True) if t.size]
+    columns, layers = min(PANELS, len(groups)), max(len(table) for table in tables)
+    lines = ceil(len(groups) / columns)
+    height = min(10.0, max(2.3, 1.5 + 0.19 * layers))
+    width = WIDTH if columns == 1 else 1.5 + 2.6 * columns
+    least = min(float(table[table > 0].min().min()) for table in tables)
+    with sheet(path, heading(frame, title), min(16.0, height * lines), width) as (figure, paths):
+        panels = figure.subplots(lines, columns, squeeze=False, sharey=lines * columns > 1).flatten().tolist()
+        for number, (axes, group, table) in enumerate(zip(panels, groups, tables, strict=False)):
+            last = (number + 1) % columns == 0 or number + 1 == len(groups)
+            draw_layers(axes, table, height, width / columns, least, last)
+            n = group.rows["run"].nunique()
+            axes.set_title(", ".join(filter(None, [group.words, f"n = {n}"])), fontsize="medium")
+        for axes in panels[len(groups) :]:
+            axes.remove()
+        figure.supxlabel("round, and prunable weights remaining (%)", fontsize="medium")
+    return paths
+
+
+def layer_table(group: Experiment) -> pd.DataFrame:
+    """A row a layer, in the network's order, a column a place (round, density): the mean over the tickets' seeds."""
+    rows = group.rows[group.rows["control"].isna() & group.rows["layer_density"].notna()]
+    if "config.method.density" in rows and rows["config.method.density"].nunique(dropna=False) > 1:
+        places = rows["config.method.density"].where(rows["round"] > 0)
+    else:
+        places = rows["round"]
+    columns = {}
+    for _, at in rows.groupby([rows["round"] > 0, places.fillna(-1)], sort=False):
+        column = pd.DataFrame(at["layer_density"].tolist()).mean()
+        columns[int(at["round"].iloc[0]), float(at["density"].mean())] = column
+    table = pd.DataFrame(columns)
+    names = list(dict.fromkeys(name for each in rows["layer_density"] for name in each))
+    return table.reindex(names)[sorted(table, key=lambda place: (-place[1], place[0]))]
+
+
+def draw_layers(
+    axes: Axes, table: pd.DataFrame, height: float, width: float = WIDTH, least: float | None = None, bar: bool = True
+) -> None:
+    """The heat map of `layer_table`, layers downwards, from dense to sparse to the right."""
+    heat_map(axes, table.to_numpy().tolist(), height, least, bar)
+    titles = [short(str(name)) for name in table.index]
+    remaining = [percent(density) for _, density in table]
+    room = width - 1.1 - CHARACTER * max(map(len, titles))
+    rounds = [number for number, _ in table]
+    several = len(set(rounds)) == len(rounds)  # else each is a study of its own density
+    ticks = [f"{k}\n{d}" if several else d for k, d in zip(rounds, remaining, strict=True)]
+    every(axes.xaxis, ticks, room / CHARACTER / (1.4 + max(map(len, remaining))))
+    every(axes.yaxis, titles, 50)
+
+
+# -- overlap ----------------------------------------------------------------------------------------------------------
+
+
+def overlap(
+    frame: pd.DataFrame, path: str | Path, *, density: float | None = None, by: By = None, title: str | None = None
+) -> list[Path]:
+    """How much masks have in common, as intersection over union (IoU) beside what chance would give.
+
+    Of one study, every two of its rounds. Of several, their tickets of one density, kept / prunable: by default the
+    lowest that all have. Of more studies than can be read, or with `by`, means over pairs of experiments: over those of
+    one seed, and on the diagonal over those of different seeds.
+
+    Writes `path`.png and `path`.svg and returns them. Raises LotteryError where masks are missing or of different networks.
+    """
+    check_table(frame)
+    runs = [Path(run) for run in frame["run"].unique()]
+    if len(runs) == 1:
+        names, pairs = _rounds(runs[0], frame)
+        words = heading(frame, title)
+    else:
+        found = chosen(runs, density)
+        groups = experiments(frame, by)
+        names, pairs = _tickets(found) if by is None and len(found) <= 12 else _means(found, groups)
+        words = title or f"{heading(frame)}: masks of {percent(found[0].row['density'])} % of the weights"
+    longest = max(map(len, names))
+    with sheet(path, words, overlap_height(len(names)) + 0.03 * longest, WIDTH + 0.02 * longest) as (figure, paths):
+        draw_matrix(figure.subplots(), names, pairs)
+    return paths
+
+
+def _rounds(run: Path, frame: pd.DataFrame) -> tuple[list[str], dict[tuple[int, int], Overlap]]:
+    tickets = frame[frame["control"].isna() & (frame["density"] < 1) & (frame["density"] > 0)]
+    if not 2 <= len(tickets) <= MOST:
+        raise LotteryError(f"{run}: has {len(tickets)} tickets, an overlap matrix takes 2 to {MOST}: choose by `round`")
+    rounds = tickets["round"].tolist()
+    masks = [read_mask(run / "masks" / f"round_{number:03d}.safetensors") for number in rounds]
+    names = [f"round {k}, {percent(density)} %" for k, density in zip(rounds, tickets["density"], strict=True)]
+    return names, {(i, j): _of(masks[i], masks[j]) for i, j in combinations(range(len(masks)), 2)}
+
+
+def _of(one: PackedMask, other: PackedMask) -> Overlap:
+    return overlap_of(one.bits, other.bits, one.sizes)
+
+
+def _tickets(found: Sequence[Entry]) -> tuple[list[str], dict[tuple[int, int], Overlap]]:
+    """Every ticket by itself."""
+    pairs = combinations(range(len(found)), 2)
+    return labels(found), {(i, j): _of(found[i].mask, found[j].mask) for i, j in pairs}

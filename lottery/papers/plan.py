@@ -1,0 +1,225 @@
+"""A dry run: which trainings a paper needs, which of them studies share, and how long they take. Nothing is run."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from lottery.config import settings
+from lottery.data.load import _found
+from lottery.data.options import Data
+from lottery.data.tensors import Arrays
+from lottery.papers.paper import Paper
+from lottery.papers.planned import Ledger, PlannedLab, Stage, row_identities
+from lottery.papers.probe import Pace, kind_of, measured
+from lottery.papers.running import at_once
+from lottery.papers.studies import Study
+from lottery.probes.copies import Pruning
+from lottery.stages.round import Round
+from lottery.ticket import Mask
+from lottery.tracking.status import duration
+
+# Training and test images of the data sets that are downloaded when they are needed, which a dry run does not do.
+SIZES = {
+    "mnist": (60000, 10000),
+    "fashion_mnist": (60000, 10000),
+    "cifar10": (50000, 10000),
+    "cifar100": (50000, 10000),
+}
+SHOWN = 60  # studies that are listed
+
+
+@dataclass
+class Planned:
+    """A study, and the stages that it asks for first: others that need them too find them."""
+
+    study: Study
+    stages: list[Stage] = field(default_factory=list)
+    asked: int = 0  # how many it asks for in all
+    seconds: float = 0.0  # of those that are left
+    pace: Pace | None = None
+
+    @property
+    def left(self) -> list[Stage]:
+        return [stage for stage in self.stages if not stage.done]
+
+
+def plan(given: Sequence[Study]) -> tuple[list[Planned], Ledger]:
+    """Every study, run in a lab where nothing is computed."""
+    ledger, found, paces = Ledger(), [], dict[str, Pace]()
+    for study in given:
+        lab = PlannedLab(settings(source_known(study.config)), ledger)
+        planned = Planned(study)
+        run_through(study, lab, planned)
+        kind = kind_of(lab.config)
+        if kind not in paces and any(not stage.done for stage in planned.stages):
+            paces[kind] = measured(lab)
+        planned.pace = paces.get(kind)
+        found.append(planned)
+    for planned in found:
+        planned.seconds = sum(seconds_of(stage, planned.pace) for stage in planned.left)
+    return found, ledger
+
+
+def run_through(study: Study, lab: PlannedLab, planned: Planned) -> None:
+    """The rounds of a study with their controls and what probes train; all noted, with whether it is done."""
+    from lottery.study import Study as Runner
+
+    runner, ledger = Runner(study.config), lab.ledger
+    recorded, all_done = row_identities(study.folder), study.done
+    known = set(ledger.stages)
+    for round in runner.rounds(lab):
+        if round.control is None:
+            lab.history.append(round)
+        beside(runner, round, lab)
+        done = all_done or (round.index, round.control, round.copy) in recorded
+        for key in ledger.last:
+            ledger.stages[key].done |= done
+            if key not in known:
+                known.add(key)
+                planned.stages.append(ledger.stages[key])
+        planned.asked += len(dict.fromkeys(ledger.last))
+        ledger.last.clear()
+
+
+def beside(runner: Any, round: Round, lab: PlannedLab) -> None:
+    """What probes have trained beside a round: it in other data orders, and without its mask."""
+    if not round.ticket.steps:
+        return
+    copies = runner.copies(round.index)
+    if copies > 1:
+        lab.copies(round.ticket, copies)
+    for probe in runner.probes.values():
+        wanted = isinstance(probe, Pruning) and round.index and round.search is None
+        if wanted and (not probe.rounds or round.index in probe.rounds):
+            lab.train(replace(round.ticket, mask=Mask.ones(round.mask.shapes)))
+
+
+def seconds_of(stage: Stage, pace: Pace | None) -> float:
+    """Of one stage at this pace: its steps, the points of its curve, and the measuring at its end."""
+    return 0.0 if pace is None else stage.batches * pace.step + stage.images * pace.image
+
+
+def wall(planned: Sequence[Planned], workers: int) -> float:
+    """Seconds until the last study has ended, so many side by side, each taken by the first worker that is free."""
+    busy = [0.0] * workers
+    for each in planned:
+        busy[busy.index(min(busy))] += each.seconds
+    return max(busy)
+
+
+# -- data that may not be there yet -----------------------------------------------------------------------------------
+
+
+def source_known(cfg: DictConfig) -> DictConfig:
+    """The configuration with a data source that downloads nothing, and reads every file once."""
+    cfg = copy.deepcopy(cfg)
+    if cfg.data._target_.startswith("lottery.data.sources."):
+        cfg.data.folder, cfg.data._target_ = cfg.data._target_, "lottery.papers.plan.source"
+    return cfg
+
+
+def source(options: Data, folder: Path) -> Arrays:
+    """The data set whose real source `options.folder` names; made up, of its real size, where its file is not there."""
+    return _source(options.folder, options.name, folder, tuple(options.shape), options.classes)
+
+
+@lru_cache(maxsize=4)
+def _source(target: str, name: str, folder: Path, shape: tuple[int, ...], classes: int) -> Arrays:
+    if name in SIZES and not (folder / f"{name}.safetensors").exists():
+        arrays: Mapping[str, torch.Tensor] = {
+            f"{part}_{kind}": torch.zeros((count, *shape), dtype=torch.uint8) if kind == "images"
+            else torch.arange(count) % classes
+            for part, count in zip(("train", "test"), SIZES[name], strict=True) for kind in ("images", "labels")
+        }  # fmt: skip
+        return Arrays.of(arrays, origin="made up for a dry run")
+    options = Data(_target_=target, name=name, shape=list(shape), classes=classes)
+    return _found(options, folder)  # type: ignore[return-value]
+
+
+# -- the text ---------------------------------------------------------------------------------------------------------
+
+
+def dry_run(paper: Paper, scale: str, given: Sequence[Study], launcher: str | None) -> int:
+    """Print the jobs, the stages that they share, and the time that they take. Writes nothing."""
+    from lottery.sweep import labels
+
+    missing = [study for study in given if not study.done]
+    print(f"{paper.name}, scale {scale}: {len(given)} studies, {len(given) - len(missing)} of them done")
+    names = dict(zip(map(id, given), labels([study.overrides for study in given]), strict=True))
+    planned, ledger = plan(given)
+    for each in planned[:SHOWN]:
+        shared = each.asked - len(each.stages)
+        note = (
+            "done" if each.study.done else f"{len(each.left)} trainings left" + (f", {shared} shared" if shared else "")
+        )
+        print(f"  {'+'.join(each.study.blocks)}: {names[id(each.study)] or each.study.folder.name}: {note}")
+    if len(planned) > SHOWN:
+        print(f"  ... and {len(planned) - SHOWN} more")
+    for line in [*stages_lines(ledger), *time_lines(planned, launcher)]:
+        print(line)
+    return 0
+
+
+def stages_lines(ledger: Ledger) -> list[str]:
+    """How many stages are asked for, shared and done."""
+    stages = list(ledger.stages.values())
+    kinds = Counter(stage.kind for stage in stages)
+    asked = sum(stage.asked for stage in stages)
+    left = [stage for stage in stages if not stage.done]
+    what = " and ".join(f"{count} {'searches' if kind == 'search' else 'trainings'}" for kind, count in kinds.items())
+    shared = [stage for stage in stages if stage.asked > 1]
+    saved = sum(stage.batches * (stage.asked - 1) for stage in shared)
+    return [
+        f"stages: {what}, asked for {asked} times: {len(shared)} are shared, which saves {saved:,} steps",
+        f"        {len(stages) - len(left)} are done, {len(left)} are left: {sum(s.batches for s in left):,} steps",
+        "        (as far as keys tell before anything is trained: masks that turn out equal are shared too)",
+    ]
+
+
+def time_lines(planned: Sequence[Planned], launcher: str | None) -> list[str]:
+    """The estimate."""
+    left = [each for each in planned if each.left]
+    if not left:
+        return ["time: nothing is left to run"]
+    paces = {each.pace.step: each for each in left if each.pace is not None}
+    lines = [
+        f"measured here: {1000 * pace:.3g} ms a step, {model_of(each.study.config)}, batches of "
+        f"{each.study.config.train.batch_size}"
+        for pace, each in paces.items()
+    ]
+    total = sum(each.seconds for each in left)
+    workers = at_once([each.study for each in left]) if launcher is None else 1
+    if workers > 1:
+        short = wall(left, workers)
+        lines.append(
+            f"time: {duration(short)} to {duration(total)} here, {workers} studies side by side: the less they slow "
+            "each other down, the shorter"
+        )
+    else:
+        lines.append(f"time: {duration(total)} one after the other on this machine")
+        if launcher == "slurm":
+            lines.append(f"      the longest study alone: {duration(max(each.seconds for each in left))}")
+    lines.append("      without what probes measure, scoring, figures, and a few seconds of imports a process")
+    return lines
+
+
+def model_of(cfg: DictConfig) -> str:
+    """Such as LeNet-300-100 on MNIST."""
+    from omegaconf import OmegaConf
+
+    from lottery.analysis.style import title
+
+    with contextlib.suppress(Exception):
+        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        return title(config, seed=False).partition(",")[0]
+    return cfg.name

@@ -1,0 +1,79 @@
+"""Run what a paper lacks: here, or by one of our launchers. What is done is left alone, what was cut short goes on.
+
+Torch-free until a study begins.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lottery.errors import ConfigError, LotteryError
+from lottery.papers.reading import load
+from lottery.papers.studies import Study, studies
+from lottery.training.signals import StopFlag
+
+LAUNCHERS = ("here", "local", "slurm")
+
+
+def ensure(name: str | Path, scale: str, *, runs: str | Path = "runs", data: str | Path | None = None) -> list[Path]:
+    """Run what this scale of a paper lacks, on this machine, one study after the other; its run folders.
+
+    Raises LotteryError where a study fails, Interrupted on a signal: the same call continues.
+    """
+    from lottery.run import run, stop_on_signals
+
+    extra = [f"paths.runs={runs}", *([f"paths.data={data}"] if data is not None else [])]
+    asked = studies(load(name), scale, extra)
+    with stop_on_signals() as stop:
+        for study in asked:
+            if not study.done:
+                run(study.config, stop)
+    return [study.folder for study in asked]
+
+
+def run_missing(missing: Sequence[Study], launcher: str | None, settings: Sequence[str], stop: StopFlag) -> int:
+    """Run these studies; the highest exit status of theirs, or 0 at once where the launcher is not to wait.
+
+    launcher: here (one after the other, in this process), local (several workers), slurm (a job each); None: local
+    where several can run at once on this machine, else here. `settings`: overrides of hydra.launcher.
+    """
+    from lottery.launch.launcher import job_of, launch
+    from lottery.sweep import in_turn, labels, planned
+
+    if launcher is None:
+        workers = at_once(missing)
+        launcher = "local" if workers > 1 or settings else "here"
+        settings = settings or [f"hydra.launcher.workers={workers}"]
+    configs, jobs = [study.config for study in missing], [study.overrides for study in missing]
+    names = labels(jobs)
+    if launcher == "here":
+        if settings:
+            raise ConfigError(f"{settings[0]}: has no effect without a launcher: --launcher local or slurm")
+        return in_turn(names, configs, stop)
+    hydra = planned([*jobs[0], f"hydra/launcher={launcher}", *settings], None)[1]
+    command = [f"hydra/launcher={launcher}", *settings]
+    return launch(hydra, command, list(map(job_of, names, jobs, configs)), configs, None, stop)
+
+
+def at_once(missing: Sequence[Study]) -> int:
+    """How many of these studies this machine runs side by side: as many as have a core to each of their threads.
+
+    A study that does not say how many threads it needs uses them all; on a GPU they run one after the other.
+    """
+    from lottery.launch.local import gpu_count
+
+    threads = [study.config.trainer.threads for study in missing]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if len(missing) < 2 or None in threads or gpu_count():
+        return 1
+    return max(1, min(len(missing), cores // max(threads)))
+
+
+def check_done(given: Sequence[Study]) -> None:
+    """Raise LotteryError where a study of these is not done."""
+    left = [study for study in given if not study.done]
+    if left:
+        raise LotteryError(f"{len(left)} of {len(given)} studies are not done; the same command continues")

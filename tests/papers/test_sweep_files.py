@@ -1,0 +1,90 @@
+"""The project's sweep files: every study composes, every figure is one that can be drawn, every number has a source."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from lottery.compose import config_folder
+from lottery.papers import load, names
+from lottery.papers.drawing import plot
+from lottery.papers.paper import SCALES, key_of, merged
+from lottery.papers.studies import ListComposer
+from lottery.sweep import planned
+
+PAPERS = ["bip", "jackpots", "layer_tickets", "lmc", "lth", "random_pruning", "rewinding", "stabilizing"]
+NEEDS_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder")
+
+
+def test_the_papers() -> None:
+    assert names() == PAPERS
+    assert all(list(load(name).scales) == list(SCALES) for name in PAPERS)
+
+
+@pytest.fixture(scope="module")
+def composer() -> ListComposer:
+    """One for all, since papers have much in common."""
+    return ListComposer()
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_block_composes_at_every_scale(name: str, composer: ListComposer) -> None:
+    """Its first study; the others differ in the swept values, which `planned` has read."""
+    paper, smallest = load(name), dict[str, int]()
+    for scale in paper.scales:
+        sweeps = paper.sweeps(scale)
+        jobs = {block.name: planned(overrides, None)[0] for block, overrides in sweeps.items()}
+        smallest[scale] = sum(map(len, jobs.values()))
+        for block, studies in jobs.items():
+            cfg = composer(studies[0])
+            assert (cfg.name, cfg.tracker.name) == (name, "none"), block
+            if scale == "smoke":
+                assert cfg.data.name not in NEEDS_FILES, "smoke needs no file and no network"
+                assert int(cfg.train.steps.removesuffix("it").removesuffix("ep")) <= 300
+    assert smallest["smoke"] <= smallest["small"]
+    assert all(block.overrides[0].removeprefix("+exp=") in presets() for block in paper.blocks)
+
+
+def presets() -> set[str]:
+    return {path.stem for path in (config_folder() / "exp").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_figure_is_one_that_can_be_drawn(name: str) -> None:
+    """Its function is there, takes what it is given, and every published number says where it comes from."""
+    paper = load(name)
+    assert paper.figures
+    for figure in paper.figures:
+        takes = inspect.signature(plot(figure.plot)).parameters
+        given = {*figure.arguments, *(["published"] if figure.published else [])}
+        assert given <= set(takes), figure.name
+        for point in paper.published(figure.name):
+            assert "et al. 20" in point["label"], "authors and year"
+            assert 0 < point["x"] <= 1
+            assert 0 < point["y"] < 1, "accuracies are fractions, as in the table"
+
+
+def test_the_last_override_of_a_key_wins_where_the_first_one_stood() -> None:
+    given = ["+exp=a", "seed=0", "~method.rates", "method.rates={b: 1}", "exp=c", "seed=1,2"]
+    assert merged(given) == ["exp=c", "seed=1,2", "~method.rates", "method.rates={b: 1}"]
+    assert key_of("+exp=a=b") == "exp"
+
+
+def test_lth_small_is_the_recipe_of_the_paper_on_its_own_ladder() -> None:
+    """Frankle & Carbin 2019, Fig. 2: Adam at 1.2e-3, batches of 60; three of their prunings at once."""
+    cfg = ListComposer()(load("lth").jobs("small")[0])
+    assert (cfg.data.name, cfg.optim.name, cfg.optim.lr, cfg.train.batch_size) == ("mnist", "adam", 1.2e-3, 60)
+    assert (cfg.controls.reinit, cfg.controls.random, cfg.rewind.to) == (1, 1, "init")
+    assert 1 - cfg.method.rate == pytest.approx(0.8**3)
+    assert 1 - cfg.method.rates.output == pytest.approx(0.9**3)
+
+
+def test_studies_are_those_that_hydra_composes() -> None:
+    """A list of options (probes=[light,copies]) is composed once for all studies that choose it."""
+    from lottery.compose import composed
+    from lottery.config import study_key
+
+    job = load("stabilizing").jobs("smoke")[-1]
+    assert any(override.startswith("probes=[") for override in job)
+    assert study_key(ListComposer()(job)) == study_key(composed(job))
