@@ -10,6 +10,7 @@ from lottery.analysis.style import EMPTY, percent, spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
 
 CHARACTER = 0.08  # inches that a character of a tick label takes, a little more than it does
 ACCURACY_SPAN = 1.0  # percentage points that an axis shows at least, so that noise looks like noise
@@ -57,37 +58,45 @@ def short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
 
 
-def heat_map(
-    axes: Axes, values: Sequence[Sequence[float | None]], height: float, least: float | None = None, bar: bool = True
-) -> None:
-    """Densities in colour, on a log scale down to the lowest that is not zero, or to `least`; empty layers in grey. With
-    `bar`, the colour scale is beside it.
-    """
+def heat_map(axes: Axes, values: Sequence[Sequence[float | None]], least: float | None = None) -> QuadMesh:
+    """Densities in colour, on a log scale down to the lowest that is not zero, or to `least`; empty layers in grey."""
     import numpy as np
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
-    from matplotlib.patches import Patch
 
     grid = np.array(values, dtype=float)  # None -> nan: not measured, left white
-    present = grid[grid > 0]
-    smallest = least or (float(present.min()) if present.size else 1.0)
-    ticks = _ticks(smallest)
-    lowest = min(ticks[0], smallest)  # whatever is not empty is on the scale
+    lowest = _lowest(grid if least is None else np.array([least]))
     colours = colormaps["viridis"].with_extremes(under=EMPTY, bad="white")
     shades = np.where(grid <= 0, lowest / 10, grid)
-    norm, gap = LogNorm(lowest, 1), 0.4 if len(values) <= 40 else 0
-    mesh = axes.pcolormesh(np.ma.masked_invalid(shades), cmap=colours, norm=norm, edgecolors="white", linewidth=gap)
-    axes.invert_yaxis()
+    gap = 0.4 if len(values) <= 40 else 0
+    shown = np.ma.masked_invalid(shades)
+    mesh = axes.pcolormesh(shown, cmap=colours, norm=LogNorm(lowest, 1), edgecolors="white", linewidth=gap)
+    axes.set_ylim(len(values), 0)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    if bar:
-        aspect = max(12.0, 9 * (height - 0.9))
-        scale = axes.figure.colorbar(mesh, ax=axes, label="layer density (%)", aspect=aspect, pad=0.02)
-        scale.set_ticks(ticks, labels=[percent(tick) for tick in ticks])
-        scale.minorticks_off()
-        scale.outline.set_visible(False)
-    if (grid <= 0).any():
-        axes.legend(handles=[Patch(color=EMPTY, label="empty")], loc="lower right", bbox_to_anchor=(1, 1))
+    return mesh
+
+
+def density_scale(mesh: Any, axes: Any, height: float, empty: bool) -> None:
+    """The colours of one or several heat maps, beside them; above it what grey means, where any is `empty`."""
+    from matplotlib.patches import Patch
+
+    place = mesh.axes
+    words = "layer density (%)"
+    scale = place.figure.colorbar(mesh, ax=axes, label=words, aspect=max(12.0, 9 * (height - 0.9)), pad=0.02)
+    ticks = _ticks(mesh.norm.vmin)
+    scale.set_ticks(ticks, labels=[percent(tick) for tick in ticks])
+    scale.minorticks_off()
+    scale.outline.set_visible(False)
+    if empty:
+        place.legend(handles=[Patch(color=EMPTY, label="empty")], loc="lower right", bbox_to_anchor=(1, 1))
+
+
+def _lowest(densities: Any) -> float:
+    """Where the scale begins: at a tick, such that whatever is not empty is on it."""
+    present = densities[densities > 0]
+    smallest = float(present.min()) if present.size else 1.0
+    return min(_ticks(smallest)[0], smallest)
 
 
 def _ticks(lowest: float) -> list[float]:

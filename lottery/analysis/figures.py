@@ -6,7 +6,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lottery.analysis.axes import CHARACTER, accuracy_axis, density_axis, every, heat_map, short, step_axis
+from lottery.analysis.axes import (
+    CHARACTER,
+    accuracy_axis,
+    density_axis,
+    density_scale,
+    every,
+    heat_map,
+    short,
+    step_axis,
+)
 from lottery.analysis.curves import Curve, Point, check_one_experiment, curves, dense_level
 from lottery.analysis.instability import barrier_key, draw_instability
 from lottery.analysis.read import Row, read_config, read_rounds
@@ -131,7 +140,8 @@ def _draw_layers(rows: Sequence[Row], heading: str, path: Path) -> bool:
     with canvas(path, heading, height) as figure:
         axes = figure.add_subplot()
         axes.set_xlabel("round, and weights remaining (%)")
-        heat_map(axes, values, height)
+        empty = any(value is not None and value <= 0 for line in values for value in line)
+        density_scale(heat_map(axes, values), axes, height, empty)
         room = WIDTH - 1.1 - CHARACTER * max(map(len, titles))
         remaining = [percent(tickets[k].get("density_weights") or 0) for k in rounds]
         fitting = room / CHARACTER / (1.4 + max(map(len, remaining)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -178,7 +178,17 @@ def overlap_height(n: int) -> float:
     return 2.2 + 0.45 * n if n <= WRITTEN else min(9.0, 2.2 + 0.2 * n)
 
 
-def draw_matrix(axes: Axes, labels: Sequence[str], pairs: Mapping[tuple[int, int], Overlap]) -> None:
+class Common(Protocol):
+    """What two masks have in common: an Overlap, or a mean of several."""
+
+    @property
+    def iou(self) -> float: ...
+
+    @property
+    def iou_chance(self) -> float: ...
+
+
+def draw_matrix(axes: Axes, labels: Sequence[str], pairs: Mapping[tuple[int, int], Common]) -> None:
     """The heat map of `draw_overlap`. Pairs may be on the diagonal."""
     n = len(labels)
     grid = np.full((n, n), np.nan)

@@ -145,6 +145,8 @@ def canvas(
         figure.suptitle(fill(heading, round(74 * width / WIDTH)), x=0.01, horizontalalignment="left")
         yield figure
         _save(figure, path, "png")
+        if also:
+            figure.set_layout_engine("none")  # it stays as it is, and is not laid out again
         for further in also:
             _save(figure, further, further.suffix.removeprefix("."))
 

@@ -131,7 +131,7 @@ def _figure(values: Any, where: str, blocks: Sequence[str]) -> Figure:
 
 
 def _point(values: Any, where: str) -> dict[str, Any]:
-    _keys(values, where, ("x", "y", "label"), ("series",))
+    _keys(values, where, ("x", "y", "label"), ("series", "panel", "density", "value"))
     for key in ("x", "y"):
         if isinstance(values[key], bool) or not isinstance(values[key], int | float):
             raise _Wrong(f"{where}.{key}: got {values[key]!r}, expected a number")

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from lottery.compose import groups
+from lottery.compose import explained, groups
 from lottery.config import study_key
 from lottery.errors import ConfigError, LotteryError
 from lottery.papers.paper import Paper
-from lottery.sweep import Composer, planned
+from lottery.sweep import Composer, combinations
 from lottery.tracking.status import Status
 
 if TYPE_CHECKING:
@@ -61,6 +62,12 @@ class ListComposer(Composer):
         return super()._base((*choices, *self._lists))
 
 
+def jobs_of(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of the swept values. Raises ConfigError for an override that cannot be read or swept."""
+    with explained(overrides, None):
+        return combinations(OverridesParser.create().parse_overrides(list(overrides)))
+
+
 def studies(paper: Paper, scale: str, extra: Sequence[str] = ()) -> list[Study]:
     """Every study of this scale once, block by block. `extra` overrides come after the paper's own.
 
@@ -69,7 +76,7 @@ def studies(paper: Paper, scale: str, extra: Sequence[str] = ()) -> list[Study]:
     compose, found = ListComposer(), dict[Path, Study]()
     for block, overrides in paper.sweeps(scale, extra).items():
         try:
-            composed = [(job, compose(job)) for job in planned(overrides, None)[0]]
+            composed = [(job, compose(job)) for job in jobs_of(overrides)]
         except ConfigError as error:
             raise ConfigError(f"{paper.path}: {scale}, block {block.name}: {error}") from error
         for job, cfg in composed:
@@ -100,10 +107,10 @@ def table_of(paper: Paper, given: Sequence[Study], scale: str) -> pd.DataFrame:
             f"{paper.name}: no study of the scale {scale} has a round yet; `python -m lottery paper {paper.name} "
             f"--scale {scale}` runs them"
         )
-    rows = load_runs([study.folder for study in begun])
+    rows = load_runs([study.folder for study in begun]).copy()  # of one piece: it has hundreds of columns
     labels = {block.name: block.label for block in paper.blocks}
     blocks = {str(study.folder): study.blocks for study in begun}
     rows = rows.assign(block=rows["run"].map(lambda run: list(blocks[run]))).explode("block", ignore_index=True)
-    rows.insert(1, "label", rows["block"].map(labels))
-    rows.insert(1, "block", rows.pop("block"))
-    return rows
+    first = ["run", "block", "label"]
+    rows = rows.assign(label=rows["block"].map(labels))
+    return rows[[*first, *(name for name in rows if name not in first)]]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
-from page_tools import DOCS, ROOT, inline_code
+from page_tools import DOCS, ROOT
 
-from lottery.compose import composed, groups
+from lottery.compose import groups
 from lottery.config import locate
 
 PAGES = sorted((DOCS / "methods").glob("*.md"))
@@ -103,57 +103,14 @@ def test_there_are_results_of_every_experiment_on_a_method() -> None:
     assert {"lth", "random_pruning", "pai_sanity", "bip", "jackpots", "layer_tickets", "stability"} <= shown
 
 
-# -- names in the text ------------------------------------------------------------------------------------------------
-
-KEY = re.compile(r"(\+?)([a-z_]+(?:\.[a-z_0-9]+)*)=(\S*)")
-DOTTED = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
-OURS = {
-    *groups(), "seed", "seeds", "name", "paths", "hydra", "controls", "tracker", "trainer", "train", "optim", "schedule", "rewind", "prunable",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def known_keys() -> set[str]:
-    """Every key that some configuration has."""
-    chosen = ["allocation=erk", "layer_criterion=snip", "criterion=grasp"]
-    studies = [[f"method={name}", *chosen] for name in ("random", "layers", "jackpot", "pai")]
-    studies = [[part for part in study if takes(study[0], part)] for study in studies]
-    studies += [[f"method={name}"] for name in ("imp", "bip", "edge_popup", "filters", "instability", "regimes")]
-    studies += [["allocation=uniform_plus", "method=random"], ["allocation=from_mask", "method=random", "method.allocation.path=x"]]
-    studies += [[f"probes={name}"] for name in groups()["probes"]] + [[f"model={name}"] for name in ("resnet20", "timm", "conv2", "mlp")]
-    found: set[str] = set()
-    for overrides in studies:
-        found |= dotted(OmegaConf.to_container(composed(overrides)))
-    return found
-
-
-def takes(method: str, part: str) -> bool:
-    return {"allocation": "method=layers" != method, "layer_criterion": "method=layers" == method}.get(
-        part.partition("=")[0], method != "method=random"
-    )
-
-
-def dotted(values: Any, prefix: str = "") -> set[str]:
-    if not isinstance(values, dict):
-        return {prefix}
-    return {prefix} | {key for name, value in values.items() for key in dotted(value, f"{prefix}.{name}".lstrip("."))}
-
-
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
-def test_named_options_exist(page: Path, known_keys: set[str]) -> None:
-    """In `key=value` and `key.of.group` of the text: keys that some study has, options that their group has."""
-    known, wrong = groups(), []
-    added = set(re.findall(r'title="own/\w+/(\w+)\.yaml"', page.read_text()))  # the page's own configs
-    for text in inline_code(page):
-        for plus, key, value in KEY.findall(text):
-            options = [word for word in re.findall(r"[a-z_0-9]+", value)] if key in known and value else []
-            wrong += [f"{key}={word}" for word in options if word.islower() and word not in {*known[key], *added}]
-            if key not in known and key.partition(".")[0] in OURS and key.partition(".")[0] != "hydra" and not plus:
-                wrong += [key] if key not in known_keys else []
-        if DOTTED.fullmatch(text) and text.partition(".")[0] in OURS and text not in known_keys:
-            wrong.append(text)
-    wrong = [each for each in wrong if each.rpartition(".")[2] not in ("yaml", "md", "py", "json", "csv")]
-    assert not [each for each in wrong if not each.startswith("probes.") or each not in added]
-
-
-assert yaml  # the dependency that OmegaConf reads with
+def test_every_figure_is_listed() -> None:
+    """The functions of lottery.analysis.plots that write figures, in the table of the page on analysis."""
+    functions = {
+        f"{path.stem}.{node.name}"
+        for path in (ROOT / "lottery" / "analysis" / "plots").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name[0] != "_" and node.returns is not None
+        if ast.unparse(node.returns) == "list[Path]"
+    }
+    rows = re.findall(r"^\| ((?:`\w+\.\w+`(?:, )?)+) \|", (DOCS / "analysis.md").read_text(), re.MULTILINE)
+    assert functions == {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}

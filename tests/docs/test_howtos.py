@@ -112,6 +112,8 @@ def test_the_tutorial(folder: Path) -> None:
 @pytest.mark.parametrize("page", ["contracts", "analysis"])
 def test_a_page_that_reads_run_folders(page: str, folder: Path) -> None:
     """On the run folders of the first command, with two seeds."""
-    assert shortened(Command(["-m", "+exp=imp_rewind", "seed=0" if page == "contracts" else "seed=0,1,2"], 0)).status == 0  # type: ignore[union-attr]
+    assert (
+        shortened(Command(["-m", "+exp=imp_rewind", "seed=0" if page == "contracts" else "seed=0,1,2"], 0)).status == 0
+    )  # type: ignore[union-attr]
     assert any(block.language == "python" for block in blocks(DOCS / f"{page}.md"))
     run(DOCS / f"{page}.md", shortened)

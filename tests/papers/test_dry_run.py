@@ -17,16 +17,18 @@ from lottery.run import run
 from lottery.training.signals import StopFlag
 
 SEARCH = ["method.steps=20it", "method.density=0.5", "probes=none"]
+IMP = ["+exp=imp_rewind", "method.rounds=2", "controls=none"]
+COPIES = ["probes=[light,copies]", "probes.pruning.rounds=[2]"]
+POINTS = ["method=instability", "~method.rounds", "method.points=[0it,5it]", "method.measured=[0,1]"]
 BLOCKS = {  # all share their dense training but for jackpots, whose classifier is whole
-    "reset": ["+exp=imp_rewind", "method.rounds=2", "controls=lth", "rewind=init"],
-    "rewound": ["+exp=imp_rewind", "method.rounds=2", "controls=none", "rewind.to=5it,10it"],
-    "kept": ["+exp=imp_rewind", "method.rounds=2", "controls=none", "rewind=lr,finetune", "rewind.to=5it"],
-    "copied": ["+exp=imp_rewind", "method.rounds=2", "controls=none", "rewind.to=10it", "probes=[light,copies]", "probes.pruning.rounds=[2]"],
-    "random": ["+exp=random_erk", "method.density=0.5", "controls=none"],
+    "reset": [*IMP, "controls=lth", "rewind=init"],
+    "rewound": [*IMP, "rewind.to=5it,10it"],
+    "kept": [*IMP, "rewind=finetune", "rewind.to=5it"],
+    "copied": [*IMP, "rewind.to=10it", *COPIES],
     "bip": ["+exp=bip", *SEARCH],
     "jackpot": ["+exp=jackpot", *SEARCH],
-    "instability": ["+exp=imp_rewind", "rewind.to=init", "method=instability", "~method.rounds", "method.points=[0it,5it]", "method.measured=[0,1]", "controls=none", "probes=none"],
-}  # fmt: skip
+    "instability": [*IMP, "rewind.to=init", "probes=none", *POINTS],
+}
 OPTIM = ["optim.lr=3e-3", "seed=0"]
 
 
@@ -51,7 +53,7 @@ def stages(runs: str = "runs") -> dict[str, int]:
 
 
 def test_it_counts_the_stages_that_a_run_then_has(tmp_path: Path, on_batch: list[Callable[[int], object]]) -> None:
-    """Of eight methods and policies that share dense trainings, tickets and copies; twelve studies' worth of keys.
+    """Of methods and policies that share dense trainings, tickets and copies.
 
     The rewound studies find a dense training that kept no state at their step, and train up to it again.
     """

@@ -20,7 +20,7 @@ BANDS = {  # what a band shows: the columns of `summary`, and the words for the 
     "t": ("t_low", "t_high", "mean and 95 % t interval"),
     "bootstrap": ("boot_low", "boot_high", "mean and 95 % bootstrap interval"),
 }
-PALETTE = [(look.colour, look.marker) for look in LOOKS] + list(OTHERS)
+PALETTE = [*((look.colour, look.marker) for look in LOOKS), *OTHERS[:2], ("#882255", "p")]  # yellow is pale on white
 CONTROL = (0, (2, 1.5))  # the style of a control's line, beside several experiments
 KEPT = ("run", "seed", "round", "control", "weights_digest")
 STYLES: tuple[Any, ...] = ("solid", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
@@ -100,15 +100,18 @@ def colour_of(number: int) -> tuple[str, str]:
     return PALETTE[number % len(PALETTE)]
 
 
-def points(rows: pd.DataFrame, value: str, x: str, band: str = "range", places: Sequence[str] = ("round",)) -> pd.DataFrame:
-    """x, mean, low, high, n: a row a place, sorted by x. The dense network (round 0) of a seed counts once, however many
-    studies begin with it.
+def points(
+    rows: pd.DataFrame, value: str, x: str, band: str = "range", places: Sequence[str] = ("round",)
+) -> pd.DataFrame:
+    """x, mean, low, high, n: a row a place, sorted by x. The dense network (round 0) of a seed counts once, however
+    many studies begin with it.
     """
     low, high, _ = band_columns(band)
     if rows.empty:
         return pd.DataFrame(columns=["x", "mean", "low", "high", "n"])
-    rows = _once(rows)
-    at = [name for name in places if name in rows and rows.loc[rows["round"] > 0, name].nunique(dropna=False) > 1]
+    rows = once(rows)
+    later = rows[rows["round"] > 0] if (rows["round"] > 0).any() else rows
+    at = [name for name in places if name in rows and later[name].nunique(dropna=False) > 1]
     if any(name.startswith("config.") for name in at) and (rows["round"] > 0).any():
         rows = rows[rows["round"] > 0]  # studies of one density each: no line leads to it from the dense network
     at = at or ["round"]
@@ -119,7 +122,7 @@ def points(rows: pd.DataFrame, value: str, x: str, band: str = "range", places: 
     return found.sort_values("x", kind="stable").reset_index(drop=True)
 
 
-def _once(rows: pd.DataFrame) -> pd.DataFrame:
+def once(rows: pd.DataFrame) -> pd.DataFrame:
     """Without the dense networks that several studies have in common."""
     if "weights_digest" not in rows:
         return rows
@@ -130,18 +133,18 @@ def _once(rows: pd.DataFrame) -> pd.DataFrame:
 def dense_levels(groups: Sequence[Experiment], value: str) -> list[tuple[float, Experiment | None]]:
     """The mean of the dense networks: one for all, where the experiments have them in common, else each one's."""
     kept = [name for name in (*KEPT, value) if name in groups[0].dense]
-    dense = [_once(group.dense.loc[group.dense[value].notna(), kept]) for group in groups]
+    dense = [once(group.dense.loc[group.dense[value].notna(), kept]) for group in groups]
     together = pd.concat(dense)
     if together.empty:
         return []
     shared = "weights_digest" in together and (together.groupby("seed")["weights_digest"].nunique() == 1).all()
     if shared or len(groups) == 1:
-        return [(float(_once(together)[value].mean()), None)]
+        return [(float(once(together)[value].mean()), None)]
     return [(float(rows[value].mean()), group) for rows, group in zip(dense, groups, strict=True) if len(rows)]
 
 
 def nominal(frame: pd.DataFrame) -> pd.Series:
-    """Each row's density, the same number for those that are equal to a hundredth of it, as after rounding in layers."""
+    """Each row's density, the same number for those that are equal to a hundredth of it, as is rounding."""
     ordered = sorted(frame.loc[frame["density"] > 0, "density"].unique(), reverse=True)
     known: dict[float, float] = {}
     first = 0.0

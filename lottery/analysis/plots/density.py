@@ -1,4 +1,4 @@
-"""Accuracy, early-stop step and robustness against density, over seeds, methods and controls."""
+"""Accuracy and early-stop step against density, over seeds, methods and controls."""
 
 from __future__ import annotations
 
@@ -11,20 +11,50 @@ import pandas as pd
 from lottery.analysis.axes import accuracy_axis, density_axis, step_axis
 from lottery.analysis.plots.curves import Curve, band_columns, curves
 from lottery.analysis.plots.experiments import By, Experiment, check_table, experiments
-from lottery.analysis.plots.sheet import Published, draw_control_keys, draw_curve, draw_dense, draw_published, heading, legend, sheet
+from lottery.analysis.plots.sheet import (
+    Published,
+    draw_control_keys,
+    draw_curve,
+    draw_dense,
+    draw_published,
+    heading,
+    legend,
+    sheet,
+)
+from lottery.analysis.style import DATA
 from lottery.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DENSITY = {"density": "prunable weights remaining (%)", "density_weights": "weights remaining (%)"}
-LABELS = {
-    "test_accuracy": "test accuracy (%)",
-    "val_accuracy": "validation accuracy (%)",
-    "train_accuracy": "training accuracy (%)",
-    "early_stop_test_accuracy": "test accuracy at early stop (%)",
-    "early_stop_step": "early-stop step",
+LABELS = {  # column: words, and what it is multiplied by
+    "test_accuracy": ("test accuracy (%)", 100.0),
+    "val_accuracy": ("validation accuracy (%)", 100.0),
+    "train_accuracy": ("training accuracy (%)", 100.0),
+    "early_stop_test_accuracy": ("test accuracy at early stop (%)", 100.0),
+    "early_stop_step": ("early-stop step", 1.0),
+    "probe/ece": ("ECE (%)", 100.0),
+    "probe/nll": ("NLL (nats)", 1.0),
+    "probe/brier": ("Brier score", 1.0),
+    "probe/accuracy_fgsm": ("FGSM accuracy (%)", 100.0),
+    "probe/accuracy_corrupted": ("accuracy on corrupted images (%)", 100.0),
 }
+
+
+def label_of(column: str) -> str:
+    """Words for the axis of a column."""
+    return _unit(column)[0]
+
+
+def _unit(column: str) -> tuple[str, float]:
+    """Words, and what its values are multiplied by."""
+    if column.startswith("probe/ood_auc_"):
+        other = column.removeprefix("probe/ood_auc_")
+        return f"OOD ROC-AUC, {DATA.get(other, other)} (%)", 100.0
+    words = column.removeprefix("probe/").replace("_", " ")
+    plain = (f"{words} (%)", 100.0) if column.startswith("probe/accuracy_") else (words, 1.0)
+    return LABELS.get(column, plain)
 
 
 def accuracy(
@@ -44,7 +74,7 @@ def accuracy(
     value: the column that is shown, another accuracy such as "early_stop_test_accuracy".
     by: the columns whose values make a curve; by default whatever the studies differ in besides their seeds.
     band: "range", from the lowest to the highest seed, or an interval of the mean: "t", "bootstrap".
-    published: points {"x": density, "y": value as in the table, "label": source, "series": curve or control} drawn hollow.
+    published: points {"x": density, "y": value as in the table, "label": source, "series": curve or control}, hollow.
 
     Writes `path`.png and `path`.svg and returns them. Raises LotteryError for several architectures or data sets that
     `by` does not tell apart, and where nothing was measured.
@@ -67,7 +97,14 @@ def early_stop(
 
 
 def _figure(
-    frame: pd.DataFrame, path: str | Path, value: str, density: str, by: By, band: str, published: Published, title: str | None
+    frame: pd.DataFrame,
+    path: str | Path,
+    value: str,
+    density: str,
+    by: By,
+    band: str,
+    published: Published,
+    title: str | None,
 ) -> list[Path]:
     if density not in DENSITY:
         raise ConfigError.of("density", density, f"one of {', '.join(DENSITY)}")
@@ -91,7 +128,7 @@ def draw(
     inches: float = 5.4,
 ) -> list[Curve]:
     """A measurement against density; accuracies in per cent. Returns what is drawn."""
-    unit = 100.0 if value.endswith("accuracy") or "/accuracy" in value else 1.0
+    words, unit = _unit(value)
     found = curves(groups, value, density, band)
     for curve in found:
         draw_curve(axes, curve, unit)
@@ -100,12 +137,17 @@ def draw(
     points = draw_published(axes, published, found, unit)
     shown = pd.concat([curve.points for curve in found])
     density_axis(axes, [*shown["x"], *points["x"]], DENSITY[density], inches)
-    ends = [*(unit * shown["low"].fillna(shown["mean"])), *(unit * shown["high"].fillna(shown["mean"])), *levels, *points["y"]]
+    ends = [
+        *(unit * shown["low"].fillna(shown["mean"])),
+        *(unit * shown["high"].fillna(shown["mean"])),
+        *levels,
+        *points["y"],
+    ]
     if value == "early_stop_step":
         step_axis(axes, max(ends))
-    elif unit == 100:
+    elif "accuracy" in value:
         accuracy_axis(axes, min(ends), max(ends))
     else:
         axes.grid(axis="y")
-    axes.set_ylabel(LABELS.get(value, value.removeprefix("probe/").replace("_", " ")))
+    axes.set_ylabel(words)
     return found

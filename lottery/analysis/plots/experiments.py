@@ -21,7 +21,13 @@ By = str | Sequence[str] | None
 
 # What may differ between studies that are points of one curve: it is what the axis shows.
 DENSITIES = ("config.method.density", "config.method.rounds")
-WORDED = ("config.model.", "config.data.", "config.method.", "config.criterion.", "config.rewind.")  # has words in titles
+WORDED = (
+    "config.model.",
+    "config.data.",
+    "config.method.",
+    "config.criterion.",
+    "config.rewind.",
+)  # has words in titles
 SILENT = ("method", "model", "data", "train")  # groups that go without saying
 SHOWN = 4  # architectures or data sets that a message lists
 
@@ -34,6 +40,7 @@ PROBES = {  # what begins so is measured where this is asked for
     "probe/nll": "probes=quality",
     "probe/ece": "probes=quality",
     "probe/brier": "probes=quality",
+    "probe/cost_joules": "probes=[light,cost], on a machine that shows its energy",
     "probe/cost": "probes=[light,cost]",
     "early_stop": "a validation split, such as data.validation=5000",
     "val_": "a validation split, such as data.validation=5000",
@@ -143,6 +150,8 @@ def _leading_number(value: Any) -> float | None:
 
 def _varies_within(frame: pd.DataFrame, column: str) -> bool:
     """Whether it is a column of a row, not of a study."""
+    if column.startswith("config."):
+        return False
     return bool((frame.astype({column: str}).groupby("run")[column].nunique() > 1).any())
 
 
@@ -169,7 +178,11 @@ def differing(frame: pd.DataFrame, axis: Sequence[str] = ()) -> list[str]:
     ]
     differ = [name for name in ("label", *options) if name in studies and studies[name].astype(str).nunique() > 1]
     differ.sort(key=lambda name: (name != "label", not name.endswith("._target_")))  # what says most about it
-    points = "step_rewind" in frame and "step_rewind" not in axis and _varies_within(frame[frame["round"] > 0], "step_rewind")
+    points = (
+        "step_rewind" in frame
+        and "step_rewind" not in axis
+        and _varies_within(frame[frame["round"] > 0], "step_rewind")
+    )
     return [*differ, *(["step_rewind"] if points else [])]
 
 
@@ -179,7 +192,9 @@ def _at_or_below(name: str, keys: Sequence[str]) -> bool:
 
 def _each_once(rows: pd.DataFrame, axis: Sequence[str]) -> pd.DataFrame:
     """Without the trainings that a fuller study of the group has too, as where one was run again with more probes."""
-    same = [name for name in ("seed", "round", "control", "copy", "mask_digest", "weights_digest", *axis) if name in rows]
+    same = [
+        name for name in ("seed", "round", "control", "copy", "mask_digest", "weights_digest", *axis) if name in rows
+    ]
     if rows["run"].nunique() == rows["seed"].nunique() or not {"mask_digest", "weights_digest"} <= set(same):
         return rows
     fullness = rows.notna().sum(axis=1).groupby(rows["run"]).sum()
@@ -189,12 +204,14 @@ def _each_once(rows: pd.DataFrame, axis: Sequence[str]) -> pd.DataFrame:
 
 def _check_seeds(rows: pd.DataFrame, axis: Sequence[str]) -> None:
     """One experiment, each of its seeds once at each place of the axis."""
-    at = [name for name in axis if name in rows and name != "config.method.rounds"]
-    studies = rows.drop(columns=[name for name in axis if name in rows and name not in at])
+    free = "config.method.rounds"  # a longer study has the rounds of a shorter one
+    at = [name for name in axis if name in rows and name != free]
+    studies = rows.drop_duplicates("run").drop(columns=free, errors="ignore")
     try:
-        check_groups(studies, ["control", *at])
+        check_groups(studies, at or ["name" if "name" in rows else "control"])
     except LotteryError as error:  # figures have no `mixed`
-        raise LotteryError(str(error).removesuffix(", or ask for mixed=True").removesuffix(" or ask for mixed=True")) from error
+        words = str(error).removesuffix(", or ask for mixed=True").removesuffix(" or ask for mixed=True")
+        raise LotteryError(words) from error
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -242,8 +259,8 @@ def _check_subjects(frame: pd.DataFrame, architectures: bool) -> None:
     named = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
     what = "data sets" if architectures else "architectures or data sets"
     raise LotteryError(
-        f"{len(found)} {what} in one figure ({named}): draw one, by load_runs(..., filters={{{name!r}: ...}}), or each as "
-        f"its own curve, by={name.removeprefix('config.')!r}"
+        f"{len(found)} {what} in one figure ({named}): draw one, by load_runs(..., filters={{{name!r}: ...}}), or "
+        f"each as its own curve, by={name.removeprefix('config.')!r}"
     )
 
 

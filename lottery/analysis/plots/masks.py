@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import ceil
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from lottery.analysis.axes import CHARACTER, every, heat_map, short
+from lottery.analysis.axes import CHARACTER, density_scale, every, heat_map, short
 from lottery.analysis.compare import labels
-from lottery.analysis.comparison import Entry, Pair, chosen, measured
+from lottery.analysis.comparison import TOLERANCE, Entry, chosen
 from lottery.analysis.masks import PackedMask, read_mask
+from lottery.analysis.plots.curves import common_densities
 from lottery.analysis.plots.experiments import By, Experiment, check_table, experiments
 from lottery.analysis.plots.sheet import heading, sheet
-from lottery.analysis.stability import MOST, draw_matrix, overlap_height
+from lottery.analysis.stability import MOST, WRITTEN, Common, draw_matrix, overlap_height
 from lottery.analysis.style import WIDTH, percent
 from lottery.errors import LotteryError
-from lottery.stability.overlap import Overlap, overlap as overlap_of
+from lottery.stability.overlap import Overlap
+from lottery.stability.overlap import overlap as overlap_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
 
 PANELS = 3  # beside one another
 
@@ -43,19 +46,20 @@ def layer_density(frame: pd.DataFrame, path: str | Path, *, by: By = None, title
     tables, groups = [t for t in tables if t.size], [g for g, t in zip(groups, tables, strict=True) if t.size]
     columns, layers = min(PANELS, len(groups)), max(len(table) for table in tables)
     lines = ceil(len(groups) / columns)
+    names = CHARACTER * max(len(short(str(name))) for table in tables for name in table.index)
     height = min(10.0, max(2.3, 1.5 + 0.19 * layers))
-    width = WIDTH if columns == 1 else 1.5 + 2.6 * columns
+    width = WIDTH if columns == 1 else 1.1 + names + 2.4 * columns
     least = min(float(table[table > 0].min().min()) for table in tables)
     with sheet(path, heading(frame, title), min(16.0, height * lines), width) as (figure, paths):
-        panels = figure.subplots(lines, columns, squeeze=False, sharey=lines * columns > 1).flatten().tolist()
-        for number, (axes, group, table) in enumerate(zip(panels, groups, tables, strict=False)):
-            last = (number + 1) % columns == 0 or number + 1 == len(groups)
-            draw_layers(axes, table, height, width / columns, least, last)
-            n = group.rows["run"].nunique()
-            axes.set_title(", ".join(filter(None, [group.words, f"n = {n}"])), fontsize="medium")
+        panels = figure.subplots(lines, columns, squeeze=False, sharey=columns > 1).flatten().tolist()
+        for axes, group, table in zip(panels, groups, tables, strict=False):
+            mesh = draw_layers(axes, table, (width - 1.1 - names) / columns, least)
+            axes.set_title(f"{group.words} (n = {group.rows['seed'].nunique()})".strip(), fontsize="medium")
+        density_scale(mesh, panels, height * lines, any((table == 0).any(axis=None) for table in tables))
         for axes in panels[len(groups) :]:
             axes.remove()
-        figure.supxlabel("round, and prunable weights remaining (%)", fontsize="medium")
+        for axes in panels[max(0, len(groups) - columns) : len(groups)]:
+            axes.set_xlabel("round, and prunable weights (%)")
     return paths
 
 
@@ -75,19 +79,23 @@ def layer_table(group: Experiment) -> pd.DataFrame:
     return table.reindex(names)[sorted(table, key=lambda place: (-place[1], place[0]))]
 
 
-def draw_layers(
-    axes: Axes, table: pd.DataFrame, height: float, width: float = WIDTH, least: float | None = None, bar: bool = True
-) -> None:
-    """The heat map of `layer_table`, layers downwards, from dense to sparse to the right."""
-    heat_map(axes, table.to_numpy().tolist(), height, least, bar)
-    titles = [short(str(name)) for name in table.index]
+def draw_layers(axes: Axes, table: pd.DataFrame, width: float, least: float | None = None) -> QuadMesh:
+    """The heat map of `layer_table`, layers downwards, from dense to sparse to the right; `width` inches wide."""
+    mesh = heat_map(axes, table.to_numpy().tolist(), least)
     remaining = [percent(density) for _, density in table]
-    room = width - 1.1 - CHARACTER * max(map(len, titles))
     rounds = [number for number, _ in table]
     several = len(set(rounds)) == len(rounds)  # else each is a study of its own density
     ticks = [f"{k}\n{d}" if several else d for k, d in zip(rounds, remaining, strict=True)]
-    every(axes.xaxis, ticks, room / CHARACTER / (1.4 + max(map(len, remaining))))
-    every(axes.yaxis, titles, 50)
+    every(axes.xaxis, ticks, width / CHARACTER / (1.4 + max(map(len, remaining))))
+    every(axes.yaxis, [short(str(name)) for name in table.index], 50)
+    return mesh
+
+
+class Mean(NamedTuple):
+    """Of several pairs of masks."""
+
+    iou: float
+    iou_chance: float
 
 
 # -- overlap ----------------------------------------------------------------------------------------------------------
@@ -102,17 +110,23 @@ def overlap(
     lowest that all have. Of more studies than can be read, or with `by`, means over pairs of experiments: over those of
     one seed, and on the diagonal over those of different seeds.
 
-    Writes `path`.png and `path`.svg and returns them. Raises LotteryError where masks are missing or of different networks.
+    Writes `path`.png and `path`.svg and returns them. LotteryError where masks are missing, or of different networks.
     """
     check_table(frame)
     runs = [Path(run) for run in frame["run"].unique()]
+    pairs: Mapping[tuple[int, int], Common]
     if len(runs) == 1:
         names, pairs = _rounds(runs[0], frame)
         words = heading(frame, title)
     else:
-        found = chosen(runs, density)
         groups = experiments(frame, by)
-        names, pairs = _tickets(found) if by is None and len(found) <= 12 else _means(found, groups)
+        removed = "removed_units" in frame and frame["removed_units"].notna().any()  # whose densities differ by seed
+        if density is None and not removed:
+            density = common_densities(groups, 1)[0]
+            have = frame[frame["control"].isna() & (frame["density"] / density - 1).abs().le(TOLERANCE)]
+            runs = [Path(run) for run in have["run"].unique()]
+        found = chosen(runs, density)
+        names, pairs = _tickets(found) if by is None and len(found) <= WRITTEN else _means(found, groups)
         words = title or f"{heading(frame)}: masks of {percent(found[0].row['density'])} % of the weights"
     longest = max(map(len, names))
     with sheet(path, words, overlap_height(len(names)) + 0.03 * longest, WIDTH + 0.02 * longest) as (figure, paths):
@@ -138,3 +152,24 @@ def _tickets(found: Sequence[Entry]) -> tuple[list[str], dict[tuple[int, int], O
     """Every ticket by itself."""
     pairs = combinations(range(len(found)), 2)
     return labels(found), {(i, j): _of(found[i].mask, found[j].mask) for i, j in pairs}
+
+
+def _means(found: Sequence[Entry], groups: Sequence[Experiment]) -> tuple[list[str], dict[tuple[int, int], Mean]]:
+    """Every two experiments, and each by itself where it has several seeds."""
+    group_of = {run: number for number, group in enumerate(groups) for run in group.rows["run"].unique()}
+    pairs: dict[tuple[int, int, bool], list[Overlap]] = {}
+    tickets = sorted(
+        (group_of[str(entry.run)], number, entry) for number, entry in enumerate(found) if str(entry.run) in group_of
+    )
+    for (i, _, one), (j, _, other) in combinations(tickets, 2):
+        if i != j and one.seed != other.seed and (i, j, True) in pairs:
+            continue  # not needed
+        pairs.setdefault((i, j, one.seed == other.seed), []).append(_of(one.mask, other.mask))
+    means = {}
+    for i, j, same in pairs:
+        if same == (i != j) or (i, j, not same) not in pairs:
+            of = pairs[i, j, same]
+            means[i, j] = Mean(fmean(each.iou for each in of), fmean(each.iou_chance for each in of))
+    present = sorted({place for pair in means for place in pair})
+    names = [f"{groups[place].words or 'ticket'} (n = {sum(i == place for i, _, _ in tickets)})" for place in present]
+    return names, {(present.index(i), present.index(j)): mean for (i, j), mean in means.items()}

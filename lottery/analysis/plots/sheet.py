@@ -27,12 +27,15 @@ OWN = "#000000"  # of published points that belong to no curve
 
 
 @contextmanager
-def sheet(path: str | Path, heading: str, height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Figure, list[Path]]]:
-    """A figure, and the files that it is written to: `path`.png and `path`.svg. An ending that `path` has is left off."""
+def sheet(
+    path: str | Path, heading: str, height: float = HEIGHT, width: float = WIDTH
+) -> Iterator[tuple[Figure, list[Path]]]:
+    """A figure, and the files that it is written to: `path`.png and `path`.svg, without an ending it has."""
     path = Path(path)
     stem = path.stem if path.suffix in (".png", ".svg", ".pdf") else path.name
     paths = [path.with_name(f"{stem}.{kind}") for kind in ("png", "svg")]
     with canvas(paths[0], heading, height, width, paths[1:]) as figure:
+        figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.07, wspace=0.03)  # so that labels stand apart
         yield figure, paths
 
 
@@ -49,7 +52,9 @@ def heading(frame: pd.DataFrame, title: str | None = None) -> str:
     parts += methods if len(methods) == 1 else []
     seeds = frame["seed"].dropna().unique()
     parts += [f"seed {seeds[0]}"] if len(seeds) == 1 else []
-    return ", ".join(part for part in parts if part) or ", ".join(map(str, frame["name"].unique()) if "name" in frame else [])
+    return ", ".join(part for part in parts if part) or ", ".join(
+        map(str, frame["name"].unique()) if "name" in frame else []
+    )
 
 
 # -- on axes ----------------------------------------------------------------------------------------------------------
@@ -86,7 +91,14 @@ def draw_dense(axes: Axes, groups: Sequence[Experiment], value: str, unit: float
     levels = dense_levels(groups, value)
     for level, group in levels:
         colour = DENSE if group is None else PALETTE[groups.index(group) % len(PALETTE)][0]
-        axes.axhline(unit * level, color=colour, linestyle=DASHED, linewidth=1.1, zorder=1.5, label="dense" if group is None else None)
+        axes.axhline(
+            unit * level,
+            color=colour,
+            linestyle=DASHED,
+            linewidth=1.1,
+            zorder=1.5,
+            label="dense" if group is None else None,
+        )
     if levels and levels[0][1] is not None:
         axes.plot([], [], color=DENSE, linestyle=DASHED, linewidth=1.1, label="dense, each in its colour")
     return [unit * level for level, _ in levels]
