@@ -88,8 +88,11 @@ def density_scale(mesh: Any, axes: Any, height: float, empty: bool) -> None:
     scale.set_ticks(ticks, labels=[percent(tick) for tick in ticks])
     scale.minorticks_off()
     scale.outline.set_visible(False)
-    if empty:
-        place.legend(handles=[Patch(color=EMPTY, label="empty")], loc="lower right", bbox_to_anchor=(1, 1))
+    patch = [Patch(color=EMPTY, label="empty")]
+    if empty and isinstance(axes, list):
+        place.figure.legend(handles=patch, loc="outside upper right")
+    elif empty:
+        place.legend(handles=patch, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def _lowest(densities: Any) -> float:

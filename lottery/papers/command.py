@@ -49,7 +49,7 @@ def paper(args: list[str]) -> int:
     if asked.dry_run:
         from lottery.papers.plan import dry_run
 
-        return dry_run(found, asked.scale, given, asked.launcher)
+        return dry_run(found, asked.scale, given, asked.launcher, settings)
     if not asked.only:
         status = run(given, asked.launcher, settings)
         if status >= 128 or not any(study.begun for study in given):

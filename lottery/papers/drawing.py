@@ -31,11 +31,13 @@ class Undrawn(LotteryError):
 
 
 def draw(paper: Paper, frame: pd.DataFrame, folder: Path, scale: str | None = None) -> list[Path]:
-    """Every figure of the scale (of all, where none is given) that the rows allow, and summary.csv; their paths.
+    """Every figure of the scale that the rows allow, and summary.csv; their paths.
 
+    scale: by default that of the table, as `papers.table` made it, or else all.
     A figure of whose blocks there is no row is left out. Raises Undrawn, when the others are drawn, where one could not
     be.
     """
+    scale = scale or frame.attrs.get("scale")
     paths, failed = [], []
     for figure in paper.figures:
         if scale is not None and scale not in figure.scales:

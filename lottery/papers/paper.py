@@ -107,6 +107,8 @@ class Paper:
     def draw(self, frame: pd.DataFrame, folder: str | Path, scale: str | None = None) -> list[Path]:
         """The figures, from a table of `papers.table` or `load_runs`, and summary.csv, into `folder`; their paths.
 
+        Those of one scale are drawn: of `scale`, or that of the table of `papers.table`; of all where it is not known.
+
         Raises LotteryError where a figure cannot be drawn, when the others are.
         """
         from lottery.papers.drawing import draw

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lottery.config import settings
-from lottery.data.load import _found
+from lottery.config import locate, settings
 from lottery.data.options import Data
 from lottery.data.tensors import Arrays
 from lottery.papers.paper import Paper
 from lottery.papers.planned import Ledger, PlannedLab, Stage, row_identities
 from lottery.papers.probe import Pace, kind_of, measured
-from lottery.papers.running import at_once
+from lottery.papers.running import chosen, workers_of
 from lottery.papers.studies import Study
 from lottery.probes.copies import Pruning
 from lottery.stages.round import Round
@@ -123,34 +122,38 @@ def wall(planned: Sequence[Planned], workers: int) -> float:
 def source_known(cfg: DictConfig) -> DictConfig:
     """The configuration with a data source that downloads nothing, and reads every file once."""
     cfg = copy.deepcopy(cfg)
-    if cfg.data._target_.startswith("lottery.data.sources."):
-        cfg.data.folder, cfg.data._target_ = cfg.data._target_, "lottery.papers.plan.source"
+    if cfg.data.name in SIZES and cfg.data._target_ == f"lottery.data.sources.{cfg.data.name}":
+        cfg.data._target_ = "lottery.papers.plan.source"
     return cfg
 
 
 def source(options: Data, folder: Path) -> Arrays:
-    """The data set whose real source `options.folder` names; made up, of its real size, where its file is not there."""
-    return _source(options.folder, options.name, folder, tuple(options.shape), options.classes)
+    """One of SIZES; made up, of its real size, where its file is not there."""
+    return _source(options.name, folder, tuple(options.shape), options.classes)
 
 
 @lru_cache(maxsize=4)
-def _source(target: str, name: str, folder: Path, shape: tuple[int, ...], classes: int) -> Arrays:
-    if name in SIZES and not (folder / f"{name}.safetensors").exists():
-        arrays: Mapping[str, torch.Tensor] = {
-            f"{part}_{kind}": torch.zeros((count, *shape), dtype=torch.uint8) if kind == "images"
-            else torch.arange(count) % classes
-            for part, count in zip(("train", "test"), SIZES[name], strict=True) for kind in ("images", "labels")
-        }  # fmt: skip
-        return Arrays.of(arrays, origin="made up for a dry run")
-    options = Data(_target_=target, name=name, shape=list(shape), classes=classes)
-    return _found(options, folder)  # type: ignore[return-value]
+def _source(name: str, folder: Path, shape: tuple[int, ...], classes: int) -> Arrays:
+    target = f"lottery.data.sources.{name}"
+    if (folder / f"{name}.safetensors").exists():
+        return locate(target, "data._target_")(Data(target, name, classes, list(shape)), folder)
+    arrays = {}
+    for part, count in zip(("train", "test"), SIZES[name], strict=True):
+        arrays[f"{part}_images"] = torch.zeros((count, *shape), dtype=torch.uint8)
+        arrays[f"{part}_labels"] = torch.arange(count) % classes
+    return Arrays.of(arrays, origin="made up for a dry run")
 
 
 # -- the text ---------------------------------------------------------------------------------------------------------
 
 
-def dry_run(paper: Paper, scale: str, given: Sequence[Study], launcher: str | None) -> int:
-    """Print the jobs, the stages that they share, and the time that they take. Writes nothing."""
+def dry_run(
+    paper: Paper, scale: str, given: Sequence[Study], launcher: str | None = None, options: Sequence[str] = ()
+) -> int:
+    """Print the jobs, the stages that they share, and the time that they take. Writes nothing.
+
+    `launcher` and its `options` as `run_missing` takes them.
+    """
     from lottery.sweep import labels
 
     missing = [study for study in given if not study.done]
@@ -159,13 +162,11 @@ def dry_run(paper: Paper, scale: str, given: Sequence[Study], launcher: str | No
     planned, ledger = plan(given)
     for each in planned[:SHOWN]:
         shared = each.asked - len(each.stages)
-        note = (
-            "done" if each.study.done else f"{len(each.left)} trainings left" + (f", {shared} shared" if shared else "")
-        )
+        note = "done" if each.study.done else f"{len(each.left)} stages left" + (f", {shared} shared" if shared else "")
         print(f"  {'+'.join(each.study.blocks)}: {names[id(each.study)] or each.study.folder.name}: {note}")
     if len(planned) > SHOWN:
         print(f"  ... and {len(planned) - SHOWN} more")
-    for line in [*stages_lines(ledger), *time_lines(planned, launcher)]:
+    for line in [*stages_lines(ledger), *time_lines(planned, launcher, options)]:
         print(line)
     return 0
 
@@ -186,19 +187,20 @@ def stages_lines(ledger: Ledger) -> list[str]:
     ]
 
 
-def time_lines(planned: Sequence[Planned], launcher: str | None) -> list[str]:
+def time_lines(planned: Sequence[Planned], launcher: str | None, options: Sequence[str]) -> list[str]:
     """The estimate."""
     left = [each for each in planned if each.left]
     if not left:
         return ["time: nothing is left to run"]
     paces = {each.pace.step: each for each in left if each.pace is not None}
     lines = [
-        f"measured here: {1000 * pace:.3g} ms a step, {model_of(each.study.config)}, batches of "
+        f"measured here: {milliseconds(pace)} ms a step, {model_of(each.study.config)}, batches of "
         f"{each.study.config.train.batch_size}"
         for pace, each in paces.items()
     ]
     total = sum(each.seconds for each in left)
-    workers = at_once([each.study for each in left]) if launcher is None else 1
+    launcher, options = chosen(launcher, options, [each.study for each in left])
+    workers = workers_of(options) if launcher == "local" else 1
     if workers > 1:
         short = wall(left, workers)
         lines.append(
@@ -213,6 +215,11 @@ def time_lines(planned: Sequence[Planned], launcher: str | None) -> list[str]:
     return lines
 
 
+def milliseconds(seconds: float) -> str:
+    """Three digits: 2.24, 712, 1,040."""
+    return f"{float(f'{1000 * seconds:.3g}'):,g}"
+
+
 def model_of(cfg: DictConfig) -> str:
     """Such as LeNet-300-100 on MNIST."""
     from omegaconf import OmegaConf
@@ -221,5 +228,5 @@ def model_of(cfg: DictConfig) -> str:
 
     with contextlib.suppress(Exception):
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-        return title(config, seed=False).partition(",")[0]
+        return title(config, seed=False).partition(", ")[0]
     return cfg.name

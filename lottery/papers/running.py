@@ -43,10 +43,7 @@ def run_missing(missing: Sequence[Study], launcher: str | None, settings: Sequen
     from lottery.launch.launcher import job_of, launch
     from lottery.sweep import in_turn, labels, planned
 
-    if launcher is None:
-        workers = at_once(missing)
-        launcher = "local" if workers > 1 or settings else "here"
-        settings = settings or [f"hydra.launcher.workers={workers}"]
+    launcher, settings = chosen(launcher, settings, missing)
     configs, jobs = [study.config for study in missing], [study.overrides for study in missing]
     names = labels(jobs)
     if launcher == "here":
@@ -56,6 +53,24 @@ def run_missing(missing: Sequence[Study], launcher: str | None, settings: Sequen
     hydra = planned([*jobs[0], f"hydra/launcher={launcher}", *settings], None)[1]
     command = [f"hydra/launcher={launcher}", *settings]
     return launch(hydra, command, list(map(job_of, names, jobs, configs)), configs, None, stop)
+
+
+def chosen(launcher: str | None, settings: Sequence[str], missing: Sequence[Study]) -> tuple[str, Sequence[str]]:
+    """The launcher and its settings, where none was asked for those that suit this machine."""
+    if launcher is not None:
+        return launcher, settings
+    workers = at_once(missing)
+    if workers < 2 and not settings:
+        return "here", ()
+    return "local", settings or [f"hydra.launcher.workers={workers}"]
+
+
+def workers_of(settings: Sequence[str]) -> int:
+    """How many workers the local launcher has with these settings."""
+    from lottery.launch.settings import Local
+
+    given = [override.partition("=")[2] for override in settings if override.startswith("hydra.launcher.workers=")]
+    return int(given[-1]) if given and given[-1].isdigit() else Local.workers
 
 
 def at_once(missing: Sequence[Study]) -> int:

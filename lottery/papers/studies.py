@@ -88,7 +88,7 @@ def studies(paper: Paper, scale: str, extra: Sequence[str] = ()) -> list[Study]:
 
 def table(paper: Paper, scale: str, extra: Sequence[str] = (), *, runs: str | Path | None = None) -> pd.DataFrame:
     """The rounds of all studies of this scale that have any, as `load_runs` gives them, with two columns more: `block`
-    and its `label`. A study of several blocks has its rows in each.
+    and its `label`. A study of several blocks has its rows in each. `attrs["scale"]` says which scale it is.
 
     Raises LotteryError where no study has a round.
     """
@@ -113,4 +113,5 @@ def table_of(paper: Paper, given: Sequence[Study], scale: str) -> pd.DataFrame:
     rows = rows.assign(block=rows["run"].map(lambda run: list(blocks[run]))).explode("block", ignore_index=True)
     first = ["run", "block", "label"]
     rows = rows.assign(label=rows["block"].map(labels))
+    rows.attrs["scale"] = scale
     return rows[[*first, *(name for name in rows if name not in first)]]

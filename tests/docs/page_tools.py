@@ -18,7 +18,7 @@ PROGRAM = "python -m lottery"
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, the file that it is (or ""), its text, and the line of the page that it begins on."""
+    """A fenced block: its language, the file that it is (or ""), its text, and the line that it begins on."""
 
     language: str
     file: str
@@ -28,7 +28,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A command line of lottery's, as its words after `python -m lottery`, and the exit status that it is said to have."""
+    """A command line of lottery's: its words after `python -m lottery`, and the exit status that it is said to have."""
 
     words: list[str]
     status: int

@@ -1,119 +1,21 @@
-"""The pages on how to add something, the tutorial and others are run from top to bottom, each in an empty folder."""
+"""The pages on how to add something are run from top to bottom, as they are written, each in an empty folder."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from glob import glob
 from pathlib import Path
 
 import pytest
-from command_line_tools import Outcome, call
-from page_tools import DOCS, Block, Command, blocks, commands
+from page_runner import in_folder, run
+from page_tools import DOCS, blocks
 
-HOWTOS = sorted((DOCS / "howto").glob("*.md"))
-
-# The studies of the tutorial and of the pages that read them, in a second instead of half a minute each.
-SHORT = {
-    "tracker": "none", "model.hidden": "[20,20]", "train.steps": "200it", "method.rounds": "2", "data.limit": "1000",
-}  # fmt: skip
-SHORTER = {
-    "method.rounds=10": "method.rounds=3", "method.rounds=4": "method.rounds=2",
-    "rewind.to=0it,50it,200it": "rewind.to=0it,50it",
-}  # fmt: skip
-# What needs a scheduler or downloads: tests/launch and tests/papers run these.
-ELSEWHERE = ("submit", "cancel", "doctor", "paper", "status latest", "+exp=lth_lenet")
+PAGES = sorted((DOCS / "howto").glob("*.md"))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder that is on Python's path, as with `python -m`; its modules are forgotten afterwards."""
-    before = set(sys.modules)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.delenv("LOTTERY_DATA", raising=False)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
-def as_written(command: Command) -> Outcome | None:
-    return call(*command.words)
-
-
-def shortened(command: Command) -> Outcome | None:
-    """A study in its short version; other commands as they are; None for what is tested elsewhere."""
-    if any(" ".join(command.words).startswith(words) for words in ELSEWHERE):
-        return None
-    words = [match for word in command.words for match in sorted(glob(word)) or [word]]  # as a shell does
-    if any(word.startswith("+exp=") for word in words):
-        words = [SHORTER.get(word, word) for word in words]
-        given = {word.partition("=")[0] for word in words}
-        words += [f"{key}={value}" for key, value in SHORT.items() if key not in given]
-    return call(*words)
-
-
-def run(page: Path, run_command: Callable[[Command], Outcome | None] = as_written) -> int:
-    """Write the files, run the commands and the code, in the order of the page; how many commands were run.
-
-    A block of text below a command that fails is what it says.
-    """
-    defined: dict[str, object] = {"__name__": page.stem}
-    count, said = 0, ""
-    for block in blocks(page):
-        if block.file:
-            write(block)
-        elif block.language == "bash":
-            for command in commands(block.text):
-                outcome = run_command(command)
-                if outcome is not None:
-                    where = f"{page}:{block.line}: {command}"
-                    assert outcome.status == command.status, f"{where}\n{outcome.err}{outcome.out}"
-                    count, said = count + 1, outcome.line if command.status == 2 else ""
-        elif block.language == "python":
-            # As many lines before it as on the page, so that a traceback names the page's own.
-            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), defined)
-        elif block.language == "text" and said:
-            assert block.text.strip() == said
-    return count
-
-
-def write(block: Block) -> None:
-    """A file of the page, below the current folder; if it is one of tests, they are run."""
-    path = Path(block.file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(block.text)
-    if path.name.startswith("test_"):
-        defined: dict[str, object] = {"__name__": path.stem}
-        exec(compile(block.text, str(path), "exec"), defined)
-        tests = [function for name, function in defined.items() if name.startswith("test_") and callable(function)]
-        assert tests
-        for test in tests:
-            test()
-
-
-@pytest.mark.parametrize("page", HOWTOS, ids=lambda page: page.stem)
-def test_how_to(page: Path, folder: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_how_to(page: Path, tmp_path: Path) -> None:
     found = blocks(page)
     assert any(block.file.endswith(".py") for block in found)
     assert any(block.file.endswith(".yaml") for block in found)
     assert any("assert" in block.text for block in found if block.language == "python")
-    assert run(page) >= 2
-
-
-def test_the_tutorial(folder: Path) -> None:
-    assert run(DOCS / "tutorial.md", shortened) >= 12
-    assert (folder / "tickets.png").stat().st_size > 10_000
-    assert (folder / "report.html").exists()
-
-
-@pytest.mark.parametrize("page", ["contracts", "analysis"])
-def test_a_page_that_reads_run_folders(page: str, folder: Path) -> None:
-    """On the run folders of the first command, with two seeds."""
-    assert (
-        shortened(Command(["-m", "+exp=imp_rewind", "seed=0" if page == "contracts" else "seed=0,1,2"], 0)).status == 0
-    )  # type: ignore[union-attr]
-    assert any(block.language == "python" for block in blocks(DOCS / f"{page}.md"))
-    run(DOCS / f"{page}.md", shortened)
+    with in_folder(tmp_path):
+        assert run(page) >= 2

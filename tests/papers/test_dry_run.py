@@ -10,7 +10,7 @@ import pytest
 from command_line_tools import call, listing
 from sweep_tools import SMALL, sweep_file
 
-from lottery.papers import ensure, load
+from lottery.papers import load
 from lottery.papers.plan import plan, wall
 from lottery.papers.studies import studies
 from lottery.run import run
@@ -64,13 +64,14 @@ def test_it_counts_the_stages_that_a_run_then_has(tmp_path: Path, on_batch: list
     assert {stage.done for stage in ledger.stages.values()} == {False}
     expected = {kind: sum(s.kind == kind for s in ledger.stages.values()) for kind in ("train", "search")}
     on_batch.append(steps.append)
-    ensure(path, "smoke")
+    for study in given:
+        run(study.config, StopFlag())
     assert stages() == expected
     bip = 20  # its second batch of a step is drawn from a stream of its own, which is counted like the first
     assert sum(stage.batches for stage in ledger.stages.values()) == pytest.approx(len(steps), abs=bip)
     assert sum(each.asked - len(each.stages) for each in planned) > 0
 
-    again, ledger = plan(studies(load(path), "smoke"))
+    again, ledger = plan(given)
     assert {stage.done for stage in ledger.stages.values()} == {True}
     assert sum(each.seconds for each in again) == 0
 
@@ -79,9 +80,9 @@ def test_what_is_done_is_not_counted_as_left(tmp_path: Path) -> None:
     """After one study of three that share a dense training the others have their tickets left, and the way to the step
     that they rewind to, which it did not keep."""
     path = sweep(tmp_path, "reset", "rewound")
-    first = studies(load(path), "smoke")[0]
-    run(first.config, StopFlag())
-    planned, _ = plan(studies(load(path), "smoke"))
+    given = studies(load(path), "smoke")
+    run(given[0].config, StopFlag())
+    planned, _ = plan(given)
     assert [len(each.left) for each in planned] == [0, 3, 3]
 
 

@@ -6,7 +6,8 @@ import inspect
 
 import pytest
 
-from lottery.compose import config_folder
+from lottery.compose import composed, config_folder
+from lottery.config import study_key
 from lottery.papers import load, names
 from lottery.papers.drawing import plot
 from lottery.papers.paper import SCALES, key_of, merged
@@ -70,20 +71,20 @@ def test_the_last_override_of_a_key_wins_where_the_first_one_stood() -> None:
     assert key_of("+exp=a=b") == "exp"
 
 
-def test_lth_small_is_the_recipe_of_the_paper_on_its_own_ladder() -> None:
+def test_lth_small_is_the_recipe_of_the_paper_on_its_own_ladder(composer: ListComposer) -> None:
     """Frankle & Carbin 2019, Fig. 2: Adam at 1.2e-3, batches of 60; three of their prunings at once."""
-    cfg = ListComposer()(load("lth").jobs("small")[0])
+    [overrides] = load("lth").sweeps("small").values()
+    jobs = jobs_of(overrides)
+    assert len(jobs) == 3
+    cfg = composer(jobs[0])
     assert (cfg.data.name, cfg.optim.name, cfg.optim.lr, cfg.train.batch_size) == ("mnist", "adam", 1.2e-3, 60)
     assert (cfg.controls.reinit, cfg.controls.random, cfg.rewind.to) == (1, 1, "init")
     assert 1 - cfg.method.rate == pytest.approx(0.8**3)
     assert 1 - cfg.method.rates.output == pytest.approx(0.9**3)
 
 
-def test_studies_are_those_that_hydra_composes() -> None:
+def test_studies_are_those_that_hydra_composes(composer: ListComposer) -> None:
     """A list of options (probes=[light,copies]) is composed once for all studies that choose it."""
-    from lottery.compose import composed
-    from lottery.config import study_key
-
-    job = load("stabilizing").jobs("smoke")[-1]
+    job = jobs_of(next(iter(load("stabilizing").sweeps("smoke").values())))[0]
     assert any(override.startswith("probes=[") for override in job)
-    assert study_key(ListComposer()(job)) == study_key(composed(job))
+    assert study_key(composer(job)) == study_key(composed(job))

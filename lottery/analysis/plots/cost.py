@@ -11,8 +11,9 @@ import pandas as pd
 
 from lottery.analysis.axes import accuracy_axis
 from lottery.analysis.plots.curves import Curve, at_density, band_columns, common_densities, curves
-from lottery.analysis.plots.experiments import By, Experiment, check_table, config_of, experiments
+from lottery.analysis.plots.experiments import By, Experiment, check_table, experiments
 from lottery.analysis.plots.sheet import Published, draw_curve, draw_dense, draw_published, heading, legend, sheet
+from lottery.analysis.plots.words import config_of
 from lottery.analysis.style import HEIGHT, WIDTH, percent
 from lottery.errors import ConfigError, LotteryError
 
@@ -70,7 +71,7 @@ def cost(
         panels[0].set_ylabel("test accuracy (%)")
         for axes in panels:
             axes.set_xlabel(COSTS[x][0])
-            axes.set_xlim(0, 1.06 * max(place.dataLim.intervalx[1] for place in panels))
+            axes.set_xlim(0, 1.1 * max(place.dataLim.intervalx[1] for place in panels))
         words = "" if x == "joules" else "; the cost has the dense network's where it is used"
         legend(figure, panels, f"{band_columns(band)[2]} of n seeds{words}")
     return paths

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from lottery.analysis.comparison import Entry
 from lottery.analysis.curves import FREE
+from lottery.analysis.plots.words import subjects, told_apart, values_words
 from lottery.analysis.statistics import check_groups
-from lottery.analysis.style import ALLOCATIONS, CRITERIA, SEARCHES
 from lottery.errors import ConfigError, LotteryError, nearest
 
 By = str | Sequence[str] | None
 
 # What may differ between studies that are points of one curve: it is what the axis shows.
-DENSITIES = ("config.method.density", "config.method.rounds")
+ROUNDS = "config.method.rounds"  # a longer study has the rounds of a shorter one
+DENSITIES = ("config.method.density", ROUNDS)
 WORDED = (
     "config.model.",
     "config.data.",
@@ -28,7 +26,6 @@ WORDED = (
     "config.criterion.",
     "config.rewind.",
 )  # has words in titles
-SILENT = ("method", "model", "data", "train")  # groups that go without saying
 SHOWN = 4  # architectures or data sets that a message lists
 
 PROBES = {  # what begins so is measured where this is asked for
@@ -59,10 +56,6 @@ class Experiment:
     words: str
     rows: pd.DataFrame
     dense: pd.DataFrame
-
-    def where(self, chosen: pd.Series) -> Experiment:
-        """Of these rows only, by a mask over the whole table."""
-        return replace(self, rows=self.rows[chosen.reindex(self.rows.index, fill_value=False)])
 
 
 def check_table(frame: pd.DataFrame, columns: Sequence[str] = ()) -> None:
@@ -111,7 +104,7 @@ def experiments(
     beginning = [dense[dense["run"].isin(rows["run"])] for _, rows in groups]
     if len(groups) == 1:
         return [Experiment("", groups[0][1], beginning[0])]
-    words = [_values(key) for key, _ in groups] if asked else _told_apart([rows for _, rows in groups], columns)
+    words = [values_words(key) for key, _ in groups] if asked else told_apart([rows for _, rows in groups], columns)
     return [Experiment(word, rows, first) for word, (_, rows), first in zip(words, groups, beginning, strict=True)]
 
 
@@ -150,7 +143,7 @@ def _leading_number(value: Any) -> float | None:
 
 def _varies_within(frame: pd.DataFrame, column: str) -> bool:
     """Whether it is a column of a row, not of a study."""
-    if column.startswith("config."):
+    if column.startswith("config.") or column in ("label", "block"):  # those of a paper, of which a study may have two
         return False
     return bool((frame.astype({column: str}).groupby("run")[column].nunique() > 1).any())
 
@@ -169,14 +162,18 @@ def differing(frame: pd.DataFrame, axis: Sequence[str] = ()) -> list[str]:
     """The columns that set the studies apart as experiments: of the configuration, and a paper's `label`."""
     from lottery.config import INFRASTRUCTURE  # Hydra comes with it
 
-    studies = frame.drop_duplicates("run")
+    studies = frame.drop_duplicates([name for name in ("run", "label") if name in frame])
     free = tuple(f"config.{key}" for key in (*FREE, *INFRASTRUCTURE))
     options = [
         name
         for name in map(str, studies)
         if name.startswith("config.") and name not in axis and not _at_or_below(name, free)
     ]
-    differ = [name for name in ("label", *options) if name in studies and studies[name].astype(str).nunique() > 1]
+    differ = [
+        name
+        for name in ("label", *options)
+        if name in studies and name not in axis and studies[name].astype(str).nunique() > 1
+    ]
     differ.sort(key=lambda name: (name != "label", not name.endswith("._target_")))  # what says most about it
     points = (
         "step_rewind" in frame
@@ -192,9 +189,8 @@ def _at_or_below(name: str, keys: Sequence[str]) -> bool:
 
 def _each_once(rows: pd.DataFrame, axis: Sequence[str]) -> pd.DataFrame:
     """Without the trainings that a fuller study of the group has too, as where one was run again with more probes."""
-    same = [
-        name for name in ("seed", "round", "control", "copy", "mask_digest", "weights_digest", *axis) if name in rows
-    ]
+    names = ("seed", "round", "control", "copy", "mask_digest", "weights_digest", *axis)
+    same = [name for name in names if name in rows and name != ROUNDS]
     if rows["run"].nunique() == rows["seed"].nunique() or not {"mask_digest", "weights_digest"} <= set(same):
         return rows
     fullness = rows.notna().sum(axis=1).groupby(rows["run"]).sum()
@@ -204,49 +200,13 @@ def _each_once(rows: pd.DataFrame, axis: Sequence[str]) -> pd.DataFrame:
 
 def _check_seeds(rows: pd.DataFrame, axis: Sequence[str]) -> None:
     """One experiment, each of its seeds once at each place of the axis."""
-    free = "config.method.rounds"  # a longer study has the rounds of a shorter one
-    at = [name for name in axis if name in rows and name != free]
-    studies = rows.drop_duplicates("run").drop(columns=free, errors="ignore")
+    at = [name for name in axis if name in rows and name != ROUNDS]
+    studies = rows.drop_duplicates("run").drop(columns=ROUNDS, errors="ignore")
     try:
         check_groups(studies, at or ["name" if "name" in rows else "control"])
     except LotteryError as error:  # figures have no `mixed`
         words = str(error).removesuffix(", or ask for mixed=True").removesuffix(" or ask for mixed=True")
         raise LotteryError(words) from error
-
-
-# -- names ------------------------------------------------------------------------------------------------------------
-
-
-def config_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that a row of the table has in its columns, nested as in its file."""
-    config: dict[str, Any] = {}
-    for name, value in row.items():
-        if not str(name).startswith("config.") or _none(value):
-            continue
-        *parents, last = str(name).split(".")[1:]
-        node = config
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return config
-
-
-def _none(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
-
-
-def entries(frame: pd.DataFrame) -> dict[str, Entry]:
-    """Each study, for its words; none where the table does not say what the model is."""
-    if not any(str(name).startswith("config.model.") for name in frame):
-        return {}
-    shown = [name for name in frame if str(name).startswith(WORDED)]
-    studies = frame.drop_duplicates("run")[["run", *shown]].to_dict("records")
-    return {str(row["run"]): Entry(Path(str(row["run"])), config_of(row), {}) for row in studies}
-
-
-def subjects(frame: pd.DataFrame) -> list[str]:
-    """The networks and data sets, such as "LeNet-300-100 on MNIST"."""
-    return list(dict.fromkeys(entry.subject for entry in entries(frame).values()))
 
 
 def _check_subjects(frame: pd.DataFrame, architectures: bool) -> None:
@@ -262,63 +222,3 @@ def _check_subjects(frame: pd.DataFrame, architectures: bool) -> None:
         f"{len(found)} {what} in one figure ({named}): draw one, by load_runs(..., filters={{{name!r}: ...}}), or "
         f"each as its own curve, by={name.removeprefix('config.')!r}"
     )
-
-
-def method_words(entry: Entry) -> str:
-    """The method in words: "IMP, reset to init", "SNIP at init", "layer tickets"."""
-    group = entry.group
-    kind = str(entry.config.get("method", {}).get("_target_", "")).rpartition(".")[2]
-    return re.sub(r"(?<!^)(?=[A-Z][a-z])", " ", group).lower() if group == kind and kind not in SEARCHES else group
-
-
-def _told_apart(groups: Sequence[pd.DataFrame], columns: Sequence[str]) -> list[str]:
-    """Label, else method, where these differ; then what sets those apart that are still alike."""
-    options = [name for name in columns if name != "label"]
-    if "label" in columns:
-        words = [str(rows["label"].iloc[0]) for rows in groups]
-    else:
-        known = [entries(rows.iloc[:1]) for rows in groups]
-        words = [method_words(next(iter(found.values()))) if found else "" for found in known]
-    words = [""] * len(words) if len(set(words)) == 1 else words
-    shared = Counter(words)
-    for name in options if max(shared.values()) > 1 else ():
-        values = [rows[name].iloc[0] for rows in groups]
-        for alike in [word for word, count in shared.items() if count > 1]:
-            places = [place for place, word in enumerate(words) if word == alike]
-            if len({str(values[place]) for place in places}) > 1:
-                for place in places:
-                    words[place] = ", ".join(filter(None, [words[place], _option(name, values[place])]))
-        shared = Counter(words)
-    return [word or "others" for word in words]
-
-
-def _option(name: str, value: Any) -> str:
-    """What an option is set to: "SNIP" for what is called, "initial two-level" for other options."""
-    if _none(value):
-        return ""
-    if name == "step_rewind":
-        return f"rewound to step {value:,}"
-    *parents, key = name.removeprefix("config.").split(".")
-    if key == "_target_":
-        return value_words(value)
-    if value is False:  # the other one says what it has
-        return ""
-    spoken = " ".join([*(parent for parent in parents if parent not in SILENT), key]).replace("_", " ")
-    return spoken if value is True else f"{spoken} {value_words(value)}"
-
-
-def value_words(value: Any) -> str:
-    """A value of the configuration in a legend."""
-    if isinstance(value, tuple):
-        return "-".join(map(value_words, value))
-    if _none(value):
-        return "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    name = str(value).rpartition(".")[2] if str(value).startswith("lottery.") else str(value)
-    return next((table[name] for table in (CRITERIA, ALLOCATIONS, SEARCHES) if name in table), name.replace("_", " "))
-
-
-def _values(key: tuple[Any, ...]) -> str:
-    known = [value_words(value) for value in key if not _none(value)]
-    return ", ".join(known) or "none"

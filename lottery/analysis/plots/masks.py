@@ -7,6 +7,7 @@ from itertools import combinations
 from math import ceil
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import QuadMesh
 
 PANELS = 3  # beside one another
+SHORT_NAME = 18  # characters of a name that may stand below a column too
 
 
 # -- layer densities --------------------------------------------------------------------------------------------------
@@ -54,8 +56,11 @@ def layer_density(frame: pd.DataFrame, path: str | Path, *, by: By = None, title
         panels = figure.subplots(lines, columns, squeeze=False, sharey=columns > 1).flatten().tolist()
         for axes, group, table in zip(panels, groups, tables, strict=False):
             mesh = draw_layers(axes, table, (width - 1.1 - names) / columns, least)
-            axes.set_title(f"{group.words} (n = {group.rows['seed'].nunique()})".strip(), fontsize="medium")
-        density_scale(mesh, panels, height * lines, any((table == 0).any(axis=None) for table in tables))
+            n = f"n\u00a0=\u00a0{group.rows['seed'].nunique()}"  # not to be broken
+            words = f"{group.words} ({n})" if group.words else n
+            axes.set_title(fill(words, round(width / columns / CHARACTER)), fontsize="medium")
+        empty = any((table == 0).any(axis=None) for table in tables)
+        density_scale(mesh, panels if columns > 1 else panels[0], height * lines, empty)
         for axes in panels[len(groups) :]:
             axes.remove()
         for axes in panels[max(0, len(groups) - columns) : len(groups)]:
@@ -106,9 +111,9 @@ def overlap(
 ) -> list[Path]:
     """How much masks have in common, as intersection over union (IoU) beside what chance would give.
 
-    Of one study, every two of its rounds. Of several, their tickets of one density, kept / prunable: by default the
-    lowest that all have. Of more studies than can be read, or with `by`, means over pairs of experiments: over those of
-    one seed, and on the diagonal over those of different seeds.
+    Of one study, every two of its rounds. Of an experiment's seeds, every two tickets of one density, kept / prunable:
+    by default the lowest that the most experiments have. Of several experiments (see `accuracy` for `by`), means over
+    their tickets: over pairs of the same seed, and on the diagonal over pairs of different seeds.
 
     Writes `path`.png and `path`.svg and returns them. LotteryError where masks are missing, or of different networks.
     """
@@ -126,11 +131,23 @@ def overlap(
             have = frame[frame["control"].isna() & (frame["density"] / density - 1).abs().le(TOLERANCE)]
             runs = [Path(run) for run in have["run"].unique()]
         found = chosen(runs, density)
-        names, pairs = _tickets(found) if by is None and len(found) <= WRITTEN else _means(found, groups)
+        names, pairs = _tickets(found) if len(groups) == 1 and len(found) <= MOST else _means(found, groups)
         words = title or f"{heading(frame)}: masks of {percent(found[0].row['density'])} % of the weights"
-    longest = max(map(len, names))
-    with sheet(path, words, overlap_height(len(names)) + 0.03 * longest, WIDTH + 0.02 * longest) as (figure, paths):
-        draw_matrix(figure.subplots(), names, pairs)
+    return draw_pairs(names, pairs, path, words)
+
+
+def draw_pairs(
+    names: Sequence[str], pairs: Mapping[tuple[int, int], Common], path: str | Path, words: str
+) -> list[Path]:
+    """The matrix, numbered where the names are too long to stand twice."""
+    n, longest = len(names), max(map(len, names))
+    numbered = longest > SHORT_NAME
+    wide = 1.9 + CHARACTER * (longest + 4) + 0.55 * n if n <= WRITTEN else WIDTH + 1
+    with sheet(path, words, overlap_height(n), max(4.5, wide)) as (figure, paths):
+        axes = figure.subplots()
+        draw_matrix(axes, [f"{name}  {k}" if numbered else name for k, name in enumerate(names, 1)], pairs)
+        if numbered:
+            axes.set_xticks(range(n), map(str, range(1, n + 1)), rotation=0, ha="center")
     return paths
 
 
@@ -151,7 +168,10 @@ def _of(one: PackedMask, other: PackedMask) -> Overlap:
 def _tickets(found: Sequence[Entry]) -> tuple[list[str], dict[tuple[int, int], Overlap]]:
     """Every ticket by itself."""
     pairs = combinations(range(len(found)), 2)
-    return labels(found), {(i, j): _of(found[i].mask, found[j].mask) for i, j in pairs}
+    seeds = [f"seed {entry.seed}" for entry in found]
+    return seeds if len(set(seeds)) == len(seeds) else labels(found), {
+        (i, j): _of(found[i].mask, found[j].mask) for i, j in pairs
+    }
 
 
 def _means(found: Sequence[Entry], groups: Sequence[Experiment]) -> tuple[list[str], dict[tuple[int, int], Mean]]:

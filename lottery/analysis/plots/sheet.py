@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lottery.analysis.plots.curves import PALETTE, Curve, dense_levels
-from lottery.analysis.plots.experiments import Experiment, entries, method_words, subjects
+from lottery.analysis.plots.experiments import Experiment
+from lottery.analysis.plots.words import entries, method_words, subjects
 from lottery.analysis.style import DENSE, HEIGHT, WIDTH, canvas, looks
 from lottery.errors import ConfigError
 

@@ -17,9 +17,7 @@ from lottery.analysis.plots.experiments import (
     Experiment,
     check_table,
     differing,
-    entries,
     experiments,
-    value_words,
 )
 from lottery.analysis.plots.sheet import (
     Published,
@@ -30,6 +28,7 @@ from lottery.analysis.plots.sheet import (
     legend,
     sheet,
 )
+from lottery.analysis.plots.words import entries, value_words
 from lottery.analysis.style import DENSE, HEIGHT, WIDTH, percent
 from lottery.errors import LotteryError
 
