@@ -7,8 +7,8 @@ from typing import Any
 
 from griffe import Extension, Object
 
-ITEM = re.compile(r"([a-z_][\w, *]*): +(\S.*)")
-QUOTED = re.compile(r"(`[^`]*`)")
+ITEM = re.compile(r"([a-z_][\w, ]*): +(\S.*)")
+CODE = re.compile(r"(`[^`]*`)")
 
 
 class Lists(Extension):
@@ -20,27 +20,22 @@ class Lists(Extension):
 
 
 def as_markdown(text: str) -> str:
-    """The docstring with its lists; what Markdown would take for markup is escaped."""
+    """The docstring with its lists. An item ends at the next one, or at an empty line."""
     lines: list[str] = []
-    inside = False  # an item, whose further lines are indented
+    inside = False
     for line in text.splitlines():
         item = ITEM.fullmatch(line)
-        inside = item is not None or (inside and line.startswith("  "))
         if item:
-            if lines and lines[-1] and not lines[-1].startswith(("- ", "    ")):
-                lines.append("")
+            lines += [] if inside else [""]
             lines.append(f"- `{item[1]}`: {escaped(item[2])}")
-        elif inside:
+        elif inside and line.strip():
             lines.append(f"    {escaped(line.strip())}")
         else:
-            if line.strip() and lines and lines[-1].startswith(("- ", "    ")):
-                lines.append("")
             lines.append(line if line.startswith("    ") else escaped(line))
+        inside = bool(line.strip()) and (inside or item is not None)
     return "\n".join(lines)
 
 
 def escaped(text: str) -> str:
-    """Outside of code, `*`, `_` and `<` are themselves."""
-    return "".join(
-        part if part.startswith("`") else re.sub(r"([*_<\[\]])", r"\\\1", part) for part in QUOTED.split(text)
-    )
+    """Outside of code, what Markdown would take for markup is itself."""
+    return "".join(part if part[:1] == "`" else re.sub(r"([*_<\[\]])", r"\\\1", part) for part in CODE.split(text))

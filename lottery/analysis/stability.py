@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STABLE = 0.02  # a barrier in error below this counts as stable (Frankle et al. 2020, section 3)
 MOST = 30  # rounds in a matrix that can be read
 WRITTEN = 12  # up to here each cell has its numbers
+FAINTEST = 0.1  # the IoU up to which colours reach at least, so that next to nothing looks like it
 NAMED = 15  # curves of an axis that a legend can name
 LINES = {  # of the probe's figures: what its lines join
     "lmc": "position on the line between two copies",
@@ -197,7 +198,7 @@ def draw_matrix(axes: Axes, labels: Sequence[str], pairs: Mapping[tuple[int, int
         grid[j, i] = found.iou
         if i != j:
             grid[i, j] = found.iou if written else found.iou_chance
-    top = float(np.nanmax(grid)) or 1.0
+    top = max(float(np.nanmax(grid)), FAINTEST)
     image = axes.imshow(np.ma.masked_invalid(grid), cmap="viridis", vmin=0, vmax=top, aspect="auto")
     for (i, j), found in pairs.items() if written else ():
         colour = "black" if found.iou > 0.55 * top else "white"

@@ -171,6 +171,7 @@ def test_published_points_are_hollow_in_the_colour_of_their_curve_and_say_where_
         {"x": 0.5, "y": 0.975, "series": "random", "label": "random mask, Their Fig. 4"},
         {"x": 0.5, "y": 0.985, "series": None, "label": "ticket, Their Fig. 4"},
         {"x": 0.02, "y": 0.9, "series": None, "label": "ticket, Their Fig. 4"},
+        {"x": 1, "y": 0.98, "series": "dense", "label": "dense, Their Fig. 4"},
     ]
     density.draw(axes, experiments(lth), "test_accuracy", published=published)
     lines = named(axes)
@@ -181,10 +182,32 @@ def test_published_points_are_hollow_in_the_colour_of_their_curve_and_say_where_
     assert theirs.get_color() == ours.get_color()
     assert theirs.get_linestyle() == "None"
     assert lines["random mask, Their Fig. 4"].get_color() == lines["random mask (n = 2–3)"].get_color()
+    assert lines["dense, Their Fig. 4"].get_color() == lines["dense"].get_color()
     left, right = axes.get_xlim()
     assert left > 1 > 0.02 > right, "the axis holds them"
     with pytest.raises(ConfigError, match=r"published: .* it has no label"):
         draw_published(axes, [{"x": 1, "y": 1}], [])
+
+
+@pytest.mark.parametrize(
+    ("module", "fixture", "options", "where"),
+    [
+        (rewinding, "instability", {"x": 500, "panel": "barrier"}, [1, 0]),
+        (rewinding, "instability", {"x": 500}, [0, 1]),
+        (cost, "one_shot", {"x": 3000, "density": 0.1}, [0, 1]),
+        (sizes, "widths", {"x": 5000, "density": 0.2}, [1]),
+        (quality, "widths", {"x": 0.2, "value": "probe/ood_auc_mnist"}, [0, 1, 0, 0]),
+        (layers, "layer_tickets", {"x": 3, "panel": "speedup"}, [0, 1]),
+    ],
+)  # fmt: skip
+def test_published_points_are_on_their_axes(module, fixture, options, where, request, tmp_path, monkeypatch):
+    figures: list[Figure] = []
+    monkeypatch.setattr(module, "legend", lambda figure, *_: figures.append(figure))
+    name = {cost: "cost", layers: "layers", quality: "quality", rewinding: "rewind", sizes: "width_depth"}[module]
+    given = {"by": "model.hidden"} if module is quality else {}
+    theirs = [{"y": 0.5, "label": "theirs", **options}]
+    getattr(module, name)(request.getfixturevalue(fixture), tmp_path / "a", published=theirs, **given)
+    assert [sum(line.get_label() == "theirs" for line in axes.lines) for axes in figures[0].axes] == where
 
 
 # -- which rows make a curve ------------------------------------------------------------------------------------------
@@ -639,8 +662,9 @@ def test_a_legend_stands_below_the_axes_however_long_it_is(lth):
     for number in range(12):
         draw_curve(axes, curve)
         axes.lines[-1].set_label(f"a name that is as long as a source with its year and figure, number {number}")
-    legend(figure, axes, "title")
+    legend(figure, axes, note="a note")
     figure.draw_without_rendering()
+    assert figure.legends[0].get_title().get_text() == "a note"
     box = figure.legends[0].get_window_extent()
     assert box.y1 <= axes.get_tightbbox().y0 + 1
     assert box.x1 <= figure.bbox.x1

@@ -19,8 +19,8 @@ SHORT = {
     "tracker": "none", "model.hidden": "[20,20]", "train.steps": "100it", "method.rounds": "2", "data.limit": "1000",
 }  # fmt: skip
 SHORTER = {
-    "method.rounds=10": "method.rounds=3", "method.rounds=4": "method.rounds=2", "seed=0,1,2": "seed=0,1",
-    "rewind.to=0it,50it,200it": "rewind.to=0it,50it",
+    "method.rounds=10": "method.rounds=3", "method.rounds=4": "method.rounds=1", "seed=0,1,2": "seed=0,1",
+    "rewind.to=0it,50it,200it": "rewind.to=20it",
 }  # fmt: skip
 # What needs a scheduler or downloads: tests/launch and tests/papers run these.
 ELSEWHERE = ("submit", "cancel", "doctor", "paper", "status latest", "+exp=lth_lenet")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lottery.analysis.axes import accuracy_axis
-from lottery.analysis.plots.curves import Curve, at_density, band_columns, common_densities, curves
+from lottery.analysis.plots.curves import Curve, at_density, common_densities, curves
 from lottery.analysis.plots.experiments import By, Experiment, check_table, experiments
 from lottery.analysis.plots.sheet import Published, draw_curve, draw_dense, draw_published, heading, legend, sheet
 from lottery.analysis.plots.words import config_of
@@ -72,8 +72,7 @@ def cost(
         for axes in panels:
             axes.set_xlabel(COSTS[x][0])
             axes.set_xlim(0, 1.1 * max(place.dataLim.intervalx[1] for place in panels))
-        words = "" if x == "joules" else "; the cost has the dense network's where it is used"
-        legend(figure, panels, f"{band_columns(band)[2]} of n seeds{words}")
+        legend(figure, panels, band, "" if x == "joules" else "the dense network's cost is in it where it is used")
     return paths
 
 
@@ -113,7 +112,10 @@ def _name_densities(axes: Axes, group: Experiment, curve: Curve, unit: float) ->
         if number % every == 0:
             place = (unit * point["x"], 100 * point["high"])
             words = f"{percent(at[number])} %"
-            axes.annotate(words, place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+            axes.annotate(
+                words, place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8, bbox=box, zorder=15
+            )
 
 
 def with_cost(frame: pd.DataFrame, x: str) -> pd.DataFrame:

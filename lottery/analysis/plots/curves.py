@@ -110,10 +110,11 @@ def points(
     if rows.empty:
         return pd.DataFrame(columns=["x", "mean", "low", "high", "n"])
     rows = once(rows)
-    later = rows[rows["round"] > 0] if (rows["round"] > 0).any() else rows
+    pruned = rows["round"] > 0
+    later = rows[pruned] if pruned.any() else rows
     at = [name for name in places if name in rows and later[name].nunique(dropna=False) > 1]
-    if any(name.startswith("config.") for name in at) and (rows["round"] > 0).any():
-        rows = rows[rows["round"] > 0]  # studies of one density each: no line leads to it from the dense network
+    if any(name.startswith("config.") and later[name].notna().any() for name in places if name in rows):
+        rows = later  # studies of one density each: no line leads to it from the dense network
     at = at or ["round"]
     at = at if (rows["round"] > 0).all() else list(dict.fromkeys(["round", *at]))
     found = summary(rows, at, value, mixed=True)

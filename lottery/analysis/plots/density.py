@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lottery.analysis.axes import accuracy_axis, density_axis, step_axis
-from lottery.analysis.plots.curves import Curve, band_columns, curves
+from lottery.analysis.plots.curves import Curve, curves
 from lottery.analysis.plots.experiments import By, Experiment, check_table, experiments
 from lottery.analysis.plots.sheet import (
     Published,
@@ -74,7 +74,8 @@ def accuracy(
     value: the column that is shown, another accuracy such as "early_stop_test_accuracy".
     by: the columns whose values make a curve; by default whatever the studies differ in besides their seeds.
     band: "range", from the lowest to the highest seed, or an interval of the mean: "t", "bootstrap".
-    published: points {"x": density, "y": value as in the table, "label": source, "series": curve or control}, hollow.
+    published: points {"x": density, "y": value as in the table, "label": source, "series": a curve's words, a control
+        or "dense"}, drawn hollow.
 
     Writes `path`.png and `path`.svg and returns them. Raises LotteryError for several architectures or data sets that
     `by` does not tell apart, and where nothing was measured.
@@ -109,12 +110,11 @@ def _figure(
     if density not in DENSITY:
         raise ConfigError.of("density", density, f"one of {', '.join(DENSITY)}")
     check_table(frame, [value, density])
-    words = band_columns(band)[2]
     groups = experiments(frame, by)
     with sheet(path, heading(frame, title)) as (figure, paths):
         axes = figure.subplots()
         draw(axes, groups, value, density, band, published)
-        legend(figure, axes, f"{words} of n seeds")
+        legend(figure, axes, band)
     return paths
 
 

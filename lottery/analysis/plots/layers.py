@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lottery.analysis.axes import accuracy_axis
-from lottery.analysis.plots.curves import Curve, band_columns, curves
+from lottery.analysis.plots.curves import Curve, curves
 from lottery.analysis.plots.experiments import DENSITIES, By, Experiment, check_table, experiments
 from lottery.analysis.plots.sheet import Published, draw_curve, draw_dense, draw_published, heading, legend, sheet
 from lottery.analysis.style import DENSE, HEIGHT, WIDTH
@@ -50,7 +50,7 @@ def layers(
             draw(panels[1], groups, SPEEDUP, band, [p for p in published if p.get("panel") == "speedup"])
             panels[1].set_ylabel("speed-up of a training step")
             panels[1].axhline(1, color=DENSE, linestyle=(0, (5, 3)), linewidth=1.1)
-        legend(figure, panels, f"{band_columns(band)[2]} of n seeds")
+        legend(figure, panels, band)
     return paths
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 
 from lottery.analysis.plots.curves import (
     at_density,
-    band_columns,
     colour_of,
     common_densities,
     dense_levels,
@@ -72,7 +71,7 @@ def quality(
             axes.remove()
         for axes in panels[: len(shown)][:-columns]:
             axes.set_xlabel("")
-        legend(figure, panels[: len(shown)], f"{band_columns(band)[2]} of n seeds")
+        legend(figure, panels[: len(shown)], band)
     return paths
 
 
@@ -114,7 +113,7 @@ def robustness(
     with sheet(path, words) as (figure, paths):
         axes = figure.subplots()
         draw_robustness(axes, groups, shown, chosen, band)
-        legend(figure, axes, f"{band_columns(band)[2]} of n seeds")
+        legend(figure, axes, band)
     return paths
 
 

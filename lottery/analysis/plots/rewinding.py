@@ -11,7 +11,7 @@ import pandas as pd
 
 from lottery.analysis.axes import accuracy_axis
 from lottery.analysis.instability import STYLES
-from lottery.analysis.plots.curves import Curve, at_density, band_columns, common_densities, curves
+from lottery.analysis.plots.curves import Curve, at_density, common_densities, curves
 from lottery.analysis.plots.experiments import DENSITIES, By, Experiment, check_table, experiments, missing
 from lottery.analysis.plots.sheet import (
     Published,
@@ -65,7 +65,6 @@ def rewind(
     ]
     asked = list(densities) or common_densities(measured, MOST)
     split = barrier.rpartition("_")[2]
-    words = band_columns(band)[2]
     with sheet(path, heading(frame, title), 4.0, 8.0) as (figure, paths):
         left, right = figure.subplots(1, 2)
         of_barrier = [point for point in published if point.get("panel") == "barrier"]
@@ -87,7 +86,7 @@ def rewind(
         ends = right.dataLim.intervaly
         accuracy_axis(right, *ends)
         right.set_ylabel("test accuracy (%)")
-        legend(figure, [right, left], f"{words} of n seeds")
+        legend(figure, [right, left], band)
     return paths
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lottery.analysis.plots.curves import BANDS, PALETTE, STYLES
+from lottery.analysis.plots.curves import PALETTE, STYLES
 from lottery.analysis.plots.experiments import By, Experiment, check_table, experiments, missing
 from lottery.analysis.plots.sheet import DASHED, heading, legend, sheet
 from lottery.analysis.search import read_search
@@ -41,7 +41,7 @@ def search(frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str |
                 line[0].set_title(f"{percent(density)} % of the weights", fontsize="medium", loc="left")
         for axes in panels[-1]:
             axes.set_xlabel("step of the search")
-        legend(figure, panels.flatten().tolist(), f"{BANDS['range'][2]} of n seeds")
+        legend(figure, panels.flatten().tolist())
     return paths
 
 

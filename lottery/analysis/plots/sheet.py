@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lottery.analysis.plots.curves import PALETTE, Curve, dense_levels
+from lottery.analysis.plots.curves import PALETTE, Curve, band_columns, dense_levels
 from lottery.analysis.plots.experiments import Experiment
 from lottery.analysis.plots.words import entries, method_words, subjects
 from lottery.analysis.style import DENSE, HEIGHT, WIDTH, canvas, looks
@@ -45,10 +45,9 @@ def heading(frame: pd.DataFrame, title: str | None = None) -> str:
     if title is not None:
         return title
     known = entries(frame)
-    found = subjects(frame)
-    parts = ["; ".join(found) if len(found) < 3 else f"{len(found)} networks"]
-    if len({entry.subject.rpartition(" on ")[2] for entry in known.values()}) == 1 and len(found) > 2:
-        parts = [f"{len(found)} networks on {found[0].rpartition(' on ')[2]}"]
+    networks, data = (list(dict.fromkeys(name.rpartition(" on ")[k] for name in subjects(frame))) for k in (0, 2))
+    named = ", ".join(networks) if len(networks) < 3 else f"{len(networks)} networks"
+    parts = [f"{named} on {', '.join(data)}"] if data else []
     methods = {method_words(entry) for entry in known.values()}
     parts += methods if len(methods) == 1 else []
     seeds = frame["seed"].dropna().unique()
@@ -109,7 +108,7 @@ def draw_published(
     axes: Axes, published: Published, curves: Sequence[Curve], unit: float = 1.0, unit_x: float = 1.0
 ) -> pd.DataFrame:
     """Others' numbers as hollow markers, in the colour of the curve that their `series` names, by its words or its
-    control; `label` says in the legend where they are from. Returns x and y as drawn.
+    control, or grey for "dense"; `label` says in the legend where they are from. Returns x and y as drawn.
     """
     points = _published(published)
     used: set[tuple[str, str]] = set()
@@ -136,6 +135,8 @@ def _look(series: Any, curves: Sequence[Curve]) -> tuple[str, str]:
     tickets = [curve for curve in curves if curve.control is None]
     if series is None or pd.isna(series):
         return (tickets[0].colour, tickets[0].marker) if len(tickets) == 1 else (OWN, "o")
+    if series == "dense":
+        return DENSE, "o"
     for curve in curves:
         if series in (curve.words, curve.control) or (series == curve.experiment and curve.control is None):
             return curve.colour, curve.marker
@@ -145,14 +146,18 @@ def _look(series: Any, curves: Sequence[Curve]) -> tuple[str, str]:
     return OWN, "o"
 
 
-def legend(figure: Figure, axes: Axes | Sequence[Axes], title: str | None = None) -> None:
-    """Below the figure, which grows by it: never over data. What several axes show is named once."""
+def legend(figure: Figure, axes: Axes | Sequence[Axes], band: str = "range", note: str = "") -> None:
+    """Below the figure, which grows by it: never over data. What several axes show is named once. Its title says what
+    the bands are, where any n is more than one, and a note.
+    """
     named: dict[str, Any] = {}
     for place in [axes] if not isinstance(axes, Sequence) else axes:
         handles, labels = place.get_legend_handles_labels()
         named |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in named}
     if not named:
         return
+    several = any("(n = " in label and not label.endswith("(n = 1)") for label in named)
+    title = "; ".join([*([f"{band_columns(band)[2]} of n seeds"] if several else []), *([note] if note else [])])
     width, height = figure.get_size_inches()
     room = round((width - 0.6) / LETTER)
     words = [fill(label, room) for label in named]
@@ -161,7 +166,7 @@ def legend(figure: Figure, axes: Axes | Sequence[Axes], title: str | None = None
     lines = -(-sum(text.count("\n") + 1 for text in words) // columns) + bool(title)
     figure.set_size_inches(width, height + ROW * max(0, lines - 1))
     found = figure.legend(
-        named.values(), words, loc="outside lower left", ncols=columns, title=title, alignment="left", fontsize=8.5,
-        title_fontsize=8.5, columnspacing=1.2,
+        named.values(), words, loc="outside lower left", ncols=columns, title=title or None, alignment="left",
+        fontsize=8.5, title_fontsize=8.5, columnspacing=1.2,
     )  # fmt: skip
     found.set_zorder(20)

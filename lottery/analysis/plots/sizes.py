@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lottery.analysis.axes import accuracy_axis
-from lottery.analysis.plots.curves import Curve, at_density, band_columns, common_densities, curves, points
+from lottery.analysis.plots.curves import Curve, at_density, common_densities, curves, points
 from lottery.analysis.plots.experiments import (
     DENSITIES,
     By,
@@ -79,7 +79,7 @@ def width_depth(
         low, high = (f(axes.dataLim.intervaly[i] for axes in panels) for f, i in ((min, 0), (max, 1)))
         accuracy_axis(panels[0], low, high)
         panels[0].set_ylabel("test accuracy (%)" if value == "test_accuracy" else value)
-        legend(figure, panels, f"{band_columns(band)[2]} of n seeds")
+        legend(figure, panels, band)
     return paths
 
 
