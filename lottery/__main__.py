@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "sync": "lottery.tracking.sync:sync",
     "doctor": "lottery.doctor:doctor",
     "compare": "lottery.analysis.compare:compare",
+    "report": "lottery.analysis.report.command:report",
     "export": "lottery.export.command:export",
     "paper": "lottery.papers.command:paper",
 }

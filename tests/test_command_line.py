@@ -62,7 +62,7 @@ def test_the_version() -> None:
         ("imp_rewind", "an experiment is run as +exp=imp_rewind"),
         ("imp_rewnd", "(did you mean '+exp=imp_rewind'?)"),
         ("staus", "expected a command (submit, status, "),
-        ("xyzzy", "doctor, compare, export, paper) or key=value"),
+        ("xyzzy", "doctor, compare, report, export, paper) or key=value"),
     ],
 )
 def test_a_word_that_is_no_command(word: str, expected: str) -> None:

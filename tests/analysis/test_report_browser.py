@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser_tools import Page, browsing, chromium
-from report_tools import HOSTILE, masked, write_study
+from report_tools import HOSTILE, make_row, masked, write_run, write_study
 
 from lottery.analysis.masks import read_mask
 from lottery.analysis.report.command import write_report
@@ -78,6 +78,20 @@ def test_charts_are_drawn_and_follow_their_choices(page: Page) -> None:
     assert page.run("document.getElementById('rounds-chart').data.find(t => !t.fill).y") == [5700, 5800, 5900, 6000]
     assert len(lines(page, "training-chart")) == 4
     assert page.run("document.getElementById('static').open") is False
+
+
+def test_several_rounds_in_one_place_are_points_and_no_line(browser: Page, tmp_path: Path) -> None:
+    places = [(1.0, 0), (0.5, 100), (0.2, 100), (0.5, 400), (0.2, 400), (0.5, 800)]
+    rows = [
+        make_row(k, test_accuracy=0.9, density=density, density_weights=density, step_rewind=step)
+        for k, (density, step) in enumerate(places)
+    ]
+    write_report(write_run(tmp_path / "run", rows), tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    assert browser.run("document.getElementById('rounds-x').value") == "step_rewind"
+    assert browser.run("document.getElementById('rounds-chart').data[0].mode") == "markers"
+    choose(browser, "rounds-x", "round")
+    assert browser.run("document.getElementById('rounds-chart').data[0].mode") == "lines+markers"
 
 
 def test_tables_sort_by_keyboard_and_mouse(page: Page) -> None:

@@ -71,6 +71,8 @@ function lineTraces(line, name, look, x, y) {
   const counts = points.map((point) => point.y[3]);
   const [few, many] = [Math.min(...counts), Math.max(...counts)];
   const group = name;
+  // Several rounds in one place, as of several rewind points at one density, are no line.
+  const joined = new Set(points.map((p) => p.x)).size === points.length;
   const band = {
     x: [...points.map((p) => p.x), ...points.map((p) => p.x).reverse()],
     y: [...points.map((p) => p.y[1]), ...points.map((p) => p.y[2]).reverse()],
@@ -78,13 +80,13 @@ function lineTraces(line, name, look, x, y) {
     hoverinfo: "skip", showlegend: false, legendgroup: group,
   };
   const main = {
-    x: points.map((p) => p.x), y: points.map((p) => p.y[0]), mode: "lines+markers", legendgroup: group,
+    x: points.map((p) => p.x), y: points.map((p) => p.y[0]), mode: joined ? "lines+markers" : "markers", legendgroup: group,
     name: `${wrapped(name)} (n = ${few === many ? few : `${few}–${many}`})`,
     line: { color: look.colour, width: 2, dash: look.dash }, marker: { symbol: look.symbol, size: 7 },
     customdata: points.map((p) => [p.round, percent(p.x), ...p.y.slice(1)]),
     hovertemplate: `${safe(name)}<br>round %{customdata[0]}, at %{customdata[1]}<br>%{y:.5~g} (%{customdata[2]:.5~g} to %{customdata[3]:.5~g}, n = %{customdata[4]})<extra></extra>`,
   };
-  return many > 1 ? [band, main] : [main];
+  return many > 1 && joined ? [band, main] : [main];
 }
 
 // What the first select chooses: all experiments of one network and data set together, or one with its controls.
