@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lottery.config import settings, study_key, typed_method
-from lottery.errors import ConfigError, LotteryError
+from lottery.errors import ConfigError, LotteryError, cause
 from lottery.models.build import check_fit
 from lottery.parts import made
 from lottery.stages.lab import Lab
@@ -74,6 +74,7 @@ class Study:
             table = self.table(lab, tracker)
             status = "finished"
             self.terminal.status.end()
+            self.report()
             return table
         except BaseException as error:
             self.log_failure(error)
@@ -125,6 +126,15 @@ class Study:
             tracker.figure(path)
         LOG.info("done: %d rows, masks, curves and figures in %s", len(rows), self.folder.path)
         return rows
+
+    def report(self) -> None:
+        """Write report.html, now that the study counts as done: it is, whatever goes wrong with the report."""
+        from lottery.analysis.report.command import write_report
+
+        try:
+            write_report([self.folder.path], self.folder.path / "report.html", interactive=False)
+        except Exception as error:
+            LOG.warning("report.html could not be written: %s", cause(error))
 
     def rounds(self, lab: Lab) -> Iterator[Round]:
         """The method's rounds, each followed by its controls. The dense network needs none."""
