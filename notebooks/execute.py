@@ -1,0 +1,78 @@
+"""Execute a notebook and save it with its outputs, the same bytes for the same runs.
+
+    python notebooks/execute.py NAME [--runs FOLDER_OR_PATTERN ...] [--scale smoke]
+
+The source is NAME.py beside this file. Runs and figures go to ./runs and ./figures of where you stand, as with `python
+-m lottery paper`. The saved notebook, NAME.ipynb, has the sources of NAME.py as they are, whatever runs it was given.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+PARAMETERS = "parameters"  # the tag of the cell that says which runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(path.stem for path in HERE.glob("*.py") if path != Path(__file__)))
+    parser.add_argument("--runs", nargs="+", default=[], help="run folders or patterns; by default those of the scale")
+    parser.add_argument("--scale", default="smoke")
+    parser.add_argument("--out", type=Path, help="the file to write, instead of NAME.ipynb beside NAME.py")
+    given = parser.parse_args()
+    runs = [str(Path(path).absolute()) for path in given.runs]
+    notebook = execute(read(HERE / f"{given.name}.py"), Path.cwd(), RUNS=runs, SCALE=given.scale)
+    out = given.out or HERE / f"{given.name}.ipynb"
+    check_portable(notebook, [Path.cwd(), *map(Path, runs)])
+    nbformat.write(notebook, out)
+    print(out)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """The notebook of a .py file; its cells are numbered, where Jupyter would give them random names."""
+    notebook = jupytext.read(path)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+    return notebook
+
+
+def execute(
+    notebook: nbformat.NotebookNode, folder: Path, timeout: float | None = None, **parameters: object
+) -> nbformat.NotebookNode:
+    """The notebook with its outputs, run in this folder, the parameters in place of those that its cell sets.
+
+    Raises nbclient's CellExecutionError where a cell fails.
+    """
+    cell = next(cell for cell in notebook.cells if PARAMETERS in cell.metadata.get("tags", ()))
+    source = cell.source
+    cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}
+    )
+    client.execute()
+    cell.source = source
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+def check_portable(notebook: nbformat.NotebookNode, folders: list[Path]) -> None:
+    """Exit where an output names a folder of this machine."""
+    private = {str(path) for path in (Path.home(), *folders, *(path.parent for path in folders)) if len(path.parts) > 2}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            text = str(output.get("text", "")) + str({**output.get("data", {}), "image/png": ""})
+            if named := sorted(path for path in private if path in text):
+                raise SystemExit(f"{cell.id}: its output names {named[0]}; let it show names, not paths")
+
+
+if __name__ == "__main__":
+    main()

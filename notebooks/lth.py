@@ -1,0 +1,173 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The lottery ticket hypothesis
+#
+# Frankle & Carbin, ICLR 2019: Figures 1, 3, 4 and 5.
+#
+# **Claim.** Iterative magnitude pruning with reset to the initial weights finds subnetworks that learn faster than the dense network and reach a
+# higher test accuracy, down to a few per cent of the weights. The same masks with new initial weights (*reinit*) do not, and random masks neither.
+#
+# Its runs are one sweep, [experiments/lth](../experiments/lth), on this machine or on a cluster:
+#
+# ```
+# python -m lottery paper lth --scale small
+# python -m lottery paper lth --scale paper --launcher slurm
+# ```
+
+# %% tags=["parameters"]
+RUNS: list[str] = []  # your run folders, or patterns; none: those of SCALE, made in ./runs where they are missing
+SCALE = "smoke"  # or small, paper: what they cost is below
+
+# %%
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Image, display
+
+from lottery import papers
+from lottery.analysis.claims import Claim, across, checked, named, near, studies, tickets, within
+from lottery.analysis.plots import density, training
+from lottery.analysis.runs import load_runs
+from lottery.analysis.statistics import winning
+
+pd.set_option("display.precision", 2, "display.max_colwidth", None, "display.max_rows", 100)
+paper = papers.load("lth")
+figures = Path("figures/lth")
+pd.DataFrame({"cost": {name: scale.cost for name, scale in paper.scales.items()}})
+
+# %%
+folders = RUNS or papers.ensure("lth", SCALE)
+frame = named(load_runs(folders, {"finished": True}))
+studies(frame)
+
+# %% [markdown]
+# ## Figure 1: tickets and random masks
+#
+# The step of the lowest validation loss (*early stop*), and the test accuracy there, against the weights that remain. Means over seeds, the band
+# from the lowest to the highest. Hollow: what the paper gives in relation to its dense network, set against the dense network of these runs.
+
+# %%
+conv = frame[frame["network"].str.startswith("Conv")]
+lenet = frame.drop(conv.index)
+dense = lenet[lenet["round"] == 0][["early_stop_step", "early_stop_test_accuracy"]].mean()
+theirs = {"label": "ticket, Frankle & Carbin 2019, relative to dense", "series": "ticket"}
+stops = [{"x": 0.211, "y": 0.62 * dense["early_stop_step"], **theirs}]
+gains = {0.135: 0.003, 0.036: 0.0}
+accuracies = [{"x": x, "y": dense["early_stop_test_accuracy"] + gain, **theirs} for x, gain in gains.items()]
+
+of_random = lenet[lenet["control"].isna() | (lenet["control"] == "random")]
+Image(density.early_stop(of_random, figures / "fig1_early_stop", density="density_weights", published=stops)[0])
+
+# %%
+at_stop = {"density": "density_weights", "value": "early_stop_test_accuracy"}
+Image(density.accuracy(of_random, figures / "fig1_accuracy", published=accuracies, **at_stop)[0])
+
+# %% [markdown]
+# ## Figure 3: accuracy as training proceeds
+
+# %%
+some = [3, 7, 12, 15, 18] if lenet["round"].max() > 9 else ()
+Image(training.training(lenet, figures / "fig3_training", rounds=some)[0])
+
+# %% [markdown]
+# ## Figure 4: tickets and the same masks with new initial weights
+
+# %%
+of_reinit = lenet[lenet["control"].isna() | (lenet["control"] == "reinit")]
+Image(density.early_stop(of_reinit, figures / "fig4_early_stop", density="density_weights", published=stops)[0])
+
+# %%
+Image(density.accuracy(of_reinit, figures / "fig4_accuracy", published=accuracies, **at_stop)[0])
+
+# %% [markdown]
+# After the last step of training; the published accuracies are absolute here, and shown beside the paper's own network and data only.
+
+# %%
+same = set(lenet["network"]) == {"LeNet-300-100 on MNIST"}
+published = paper.published("accuracy_after_last_step") if same else ()
+Image(density.accuracy(lenet, figures / "accuracy_after_last_step", density="density_weights", published=published)[0])
+
+# %% [markdown]
+# ## Which are winning tickets?
+#
+# By the paper's definition: smaller than the dense network, at least as accurate, and no slower. `difference` is that of the accuracies at early
+# stop, `step_difference` that of the steps; `shown`: a t test, with Holm's correction over the densities, rejects that it is less accurate.
+
+# %%
+wins = winning(lenet[lenet["control"].isna()])
+shown = ["density_weights", "n", "difference", "t_low", "t_high", "p_holm", "shown", "step_difference", "winning"]
+wins.loc[wins["density"] < 1, shown]
+
+# %% [markdown]
+# ## Figure 5: convolutional networks
+#
+# Conv-2, Conv-4 and Conv-6 on CIFAR-10 are among the runs of `--scale paper` only: GPU work. What is published of them is in the table below.
+
+# %%
+for name, rows in conv.groupby("network", sort=False):
+    stem = "fig5_" + name.split()[0].lower().replace("-", "")
+    display(Image(density.early_stop(rows, figures / f"{stem}_early_stop", density="density_weights")[0]))
+    display(Image(density.accuracy(rows, figures / f"{stem}_accuracy", **at_stop)[0]))
+
+# %% [markdown]
+# ## What agrees
+#
+# A row a claim, computed from these runs. `here`: the mean over n studies, each compared with its own dense network or control; `t_low` and `t_high`
+# the 95 % interval of this mean; `holds_in`: in how many studies the claim is true. `agrees` is about the sign of the mean; it is "open" where no
+# density is within a factor of 1.25 of the published one.
+
+
+# %%
+def at(rows: pd.DataFrame, percent: float) -> pd.DataFrame:
+    return near(tickets(rows), percent / 100, "density_weights")
+
+
+STEP, GAIN = "early_stop_step", "early_stop_test_accuracy"
+steps, gain, last = within(lenet, STEP), within(lenet, GAIN), within(lenet, "test_accuracy")
+their_steps, their_gain = within(lenet, STEP, "reinit"), within(lenet, GAIN, "reinit")
+reinit, random = (lenet[lenet["control"] == control] for control in ("reinit", "random"))
+reinit_gain = gain[gain["control"] == "reinit"]
+checked(
+    [
+        Claim(
+            "tickets stop earlier than the dense network: share of its steps",
+            at(steps, 21.1),
+            "ratio",
+            most=1,
+            published=0.62,
+            unit="times",
+        ),
+        Claim(
+            "and than with new initial weights: share of their steps",
+            at(their_steps, 21.1),
+            "ratio",
+            most=1,
+            published=0.4,
+            unit="times",
+        ),
+        Claim("tickets are more accurate at early stop than dense", at(gain, 13.5), least=0, published="> 0.3"),
+        Claim("and at the dense level again", at(gain, 3.6), least=-0.002, published="0"),
+        Claim("and below it", at(gain, 2.9), most=0, published="< 0"),
+        Claim("more accurate than with new initial weights", at(their_gain, 21.1), least=0, published=0.5),
+        Claim("reinit is below dense", near(reinit_gain, 0.211, "density_weights"), most=0, published="< 0"),
+        Claim(
+            "reinit is better than a random mask",
+            near(across(reinit, random, GAIN, ["run", "round"]), 0.135),
+            least=0,
+            published="> 0",
+        ),
+        Claim("tickets are more accurate after the last step too", at(last, 13.5), least=0, published=0.35),
+        Claim("tickets learn all training images", at(lenet, 3.6), "train_accuracy", least=1, published=100, unit="%"),
+    ]
+)
