@@ -15,8 +15,9 @@
 #
 # Frankle & Carbin, ICLR 2019: Figures 1, 3, 4 and 5.
 #
-# **Claim.** Iterative magnitude pruning with reset to the initial weights finds subnetworks that learn faster than the dense network and reach a
-# higher test accuracy, down to a few per cent of the weights. The same masks with new initial weights (*reinit*) do not, and random masks neither.
+# **Claim.** Iterative magnitude pruning with reset to the initial weights finds subnetworks that learn faster than the
+# dense network and reach a higher test accuracy, down to a few per cent of the weights. The same masks with new initial
+# weights (*reinit*) do not, and random masks neither.
 #
 # Its runs are one sweep, [experiments/lth](../experiments/lth), on this machine or on a cluster:
 #
@@ -41,7 +42,7 @@ from lottery.analysis.plots import density, training
 from lottery.analysis.runs import load_runs
 from lottery.analysis.statistics import winning
 
-pd.set_option("display.precision", 2, "display.max_colwidth", None, "display.max_rows", 100)
+pd.set_option("display.float_format", "{:.2f}".format, "display.max_colwidth", None, "display.max_rows", 100)
 paper = papers.load("lth")
 figures = Path("figures/lth")
 pd.DataFrame({"cost": {name: scale.cost for name, scale in paper.scales.items()}})
@@ -54,8 +55,9 @@ studies(frame)
 # %% [markdown]
 # ## Figure 1: tickets and random masks
 #
-# The step of the lowest validation loss (*early stop*), and the test accuracy there, against the weights that remain. Means over seeds, the band
-# from the lowest to the highest. Hollow: what the paper gives in relation to its dense network, set against the dense network of these runs.
+# The step of the lowest validation loss (*early stop*), and the test accuracy there, against the weights that remain.
+# Means over seeds, the band from the lowest to the highest. Hollow: what the paper gives in relation to its dense
+# network, set against the dense network of these runs.
 
 # %%
 conv = frame[frame["network"].str.startswith("Conv")]
@@ -91,7 +93,8 @@ Image(density.early_stop(of_reinit, figures / "fig4_early_stop", density="densit
 Image(density.accuracy(of_reinit, figures / "fig4_accuracy", published=accuracies, **at_stop)[0])
 
 # %% [markdown]
-# After the last step of training; the published accuracies are absolute here, and shown beside the paper's own network and data only.
+# After the last step of training; the published accuracies are absolute here, and shown beside the paper's own network
+# and data only.
 
 # %%
 same = set(lenet["network"]) == {"LeNet-300-100 on MNIST"}
@@ -101,8 +104,9 @@ Image(density.accuracy(lenet, figures / "accuracy_after_last_step", density="den
 # %% [markdown]
 # ## Which are winning tickets?
 #
-# By the paper's definition: smaller than the dense network, at least as accurate, and no slower. `difference` is that of the accuracies at early
-# stop, `step_difference` that of the steps; `shown`: a t test, with Holm's correction over the densities, rejects that it is less accurate.
+# By the paper's definition: smaller than the dense network, at least as accurate, and no slower. `difference` is that
+# of the accuracies at early stop, `step_difference` that of the steps; `shown`: a t test, with Holm's correction over
+# the densities, rejects that it is less accurate.
 
 # %%
 wins = winning(lenet[lenet["control"].isna()])
@@ -112,7 +116,8 @@ wins.loc[wins["density"] < 1, shown]
 # %% [markdown]
 # ## Figure 5: convolutional networks
 #
-# Conv-2, Conv-4 and Conv-6 on CIFAR-10 are among the runs of `--scale paper` only: GPU work. What is published of them is in the table below.
+# Conv-2, Conv-4 and Conv-6 on CIFAR-10 are among the runs of `--scale paper` only: GPU work. What is published of them
+# is in the table below.
 
 # %%
 for name, rows in conv.groupby("network", sort=False):
@@ -123,9 +128,9 @@ for name, rows in conv.groupby("network", sort=False):
 # %% [markdown]
 # ## What agrees
 #
-# A row a claim, computed from these runs. `here`: the mean over n studies, each compared with its own dense network or control; `t_low` and `t_high`
-# the 95 % interval of this mean; `holds_in`: in how many studies the claim is true. `agrees` is about the sign of the mean; it is "open" where no
-# density is within a factor of 1.25 of the published one.
+# A row a claim, computed from these runs. `here`: the mean over n studies, each compared with its own dense network or
+# control; `t_low` and `t_high` the 95 % interval of this mean; `holds_in`: in how many studies the claim is true.
+# `agrees` is about the sign of the mean; it is "open" where no density is within a factor of 1.25 of the published one.
 
 
 # %%

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,8 +108,8 @@ def within(frame: pd.DataFrame, value: str = "test_accuracy", against: str = "de
 def across(
     ours: pd.DataFrame, theirs: pd.DataFrame, value: str = "test_accuracy", on: str | Sequence[str] = ("seed", "round")
 ) -> pd.DataFrame:
-    """The rows of `ours`, each with its `reference`, the mean of `theirs` of the same seed and round (or what `on` says),
-    and its `difference` from that. Rows without one have NaN. For two of one study there is `within`.
+    """The rows of `ours`, each with its `reference`, the mean of `theirs` of the same seed and round (or what `on`
+    says), and its `difference` from that. Rows without one have NaN. For two of one study there is `within`.
 
     Raises LotteryError where `theirs` are of several studies a seed, whose mean would hide that they differ.
     """
@@ -122,8 +122,8 @@ def across(
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with two columns more, in words: `network`, such as "LeNet-300-100 on MNIST", and `method`, such as "IMP,
-    reset to init".
+    """The rows with two columns more, in words: `network`, such as "LeNet-300-100 on MNIST", and `method`, such as
+    "IMP, reset to init".
     """
     known = entries(frame)
     network = {run: entry.subject for run, entry in known.items()}
@@ -132,9 +132,81 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def studies(frame: pd.DataFrame) -> pd.DataFrame:
-    """What a table is made of, a row a study: name, key, network, method, seed, rounds; trainings, their steps, hours."""
-    each = named(frame).groupby("run", sort=False)
-    columns = {name: each[name].first() for name in ("name", "key", "network", "method", "seed")}
-    columns |= {"rounds": each["round"].max(), "trainings": each.size(), "steps": each["steps"].sum()}
-    table = pd.DataFrame(columns | {"hours": each["seconds"].sum() / 3600})
-    return table.sort_values(["name", "network", "method", "seed"], kind="stable").reset_index(drop=True)
+    """What a table is made of, a row a network and method (its `label`, where there is one): seeds, studies, rounds;
+    and of the different trainings: how many, their steps (all together), and their hours.
+    """
+    rows = named(frame)
+    by = ["network", "label" if "label" in rows else "method"]
+    table = []
+    for (network, method), group in rows.groupby(by, sort=False):
+        trained = group.drop_duplicates("weights_digest")
+        entry = {"network": network, "method": method, "seeds": ", ".join(map(str, sorted(group["seed"].unique())))}
+        entry |= {"studies": group["run"].nunique(), "rounds": group["round"].max(), "trainings": len(trained)}
+        table.append(entry | {"steps": trained["steps"].sum(), "hours": trained["seconds"].sum() / 3600})
+    return pd.DataFrame(table)
+
+
+# -- published numbers -------------------------------------------------------------------------------------------------
+
+
+def relative(
+    published: Iterable[Mapping[str, Any]], frame: pd.DataFrame, value: str = "test_accuracy"
+) -> list[dict[str, Any]]:
+    """Published points of another network than that of these rows, moved so that their dense one lies at ours.
+
+    published: points {"x": density, "y": value, "label", ...}, as the functions of lottery.analysis.plots take them.
+    Raises LotteryError where none is of a dense network, x = 1, or several are of different values.
+    """
+    points = [dict(point) for point in published]
+    theirs = {point["y"] for point in points if point["x"] == 1}
+    if len(theirs) != 1:
+        raise LotteryError(f"published points: {len(theirs)} values of a dense network (x = 1), expected one")
+    moved = dense_level(frame, value) - theirs.pop()
+    return [
+        point | {"y": point["y"] + moved, "label": f"{point['label']}, relative to dense"}
+        for point in points
+        if point["x"] != 1
+    ]
+
+
+def dense_level(frame: pd.DataFrame, value: str = "test_accuracy") -> float:
+    """The mean of the dense networks: each seed's once, however many studies share it."""
+    rows = frame[frame["control"].isna() & (frame["round"] == 0)]
+    return float(rows.groupby("seed")[value].mean().mean())
+
+
+def beside(
+    published: Iterable[Mapping[str, Any]],
+    frame: pd.DataFrame,
+    series: str = "label",
+    *,
+    value: str = "test_accuracy",
+    of_dense: bool = False,
+) -> pd.DataFrame:
+    """Published points (see `relative`) beside the rows of the same `series`, where there is one, and nearest density.
+
+    of_dense: both less their own dense network's. A row a point: series, density (published), published, density here,
+    here (mean over studies), lowest, highest, n; all in per cent, or points. Empty where nothing was measured near it.
+    """
+    points = [dict(point) for point in published]
+    level = next((point["y"] for point in points if point["x"] == 1), math.nan) if of_dense else 0.0
+    rows = within(frame, value) if of_dense and len(frame) else frame
+    measured = "difference" if of_dense and len(frame) else value
+    table = []
+    for point in points:
+        here = near(_of_series(rows, series, point.get("series")), point["x"]).drop_duplicates("weights_digest")
+        each = 100 * here.groupby("run")[measured].mean()
+        entry = {"series": point.get("series") or ("dense" if point["x"] == 1 else "ticket")}
+        entry |= {"density": 100 * point["x"], "published": 100 * (point["y"] - level)}
+        entry |= {"density here": 100 * here["density"].mean(), "here": each.mean()}
+        table.append(entry | {"lowest": each.min(), "highest": each.max(), "n": len(each)})
+    found = pd.DataFrame(table)
+    return found[found["density"] < 100].reset_index(drop=True) if of_dense else found
+
+
+def _of_series(rows: pd.DataFrame, column: str, name: Any) -> pd.DataFrame:
+    """The rows of a control by this name, or the tickets whose `column` says so; without a name, all tickets."""
+    ticket = rows["control"].isna()
+    if name is None:
+        return rows[ticket]
+    return rows[(rows["control"] == name) | (ticket & (rows[column] == name) if column in rows else False)]

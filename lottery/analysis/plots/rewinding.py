@@ -1,9 +1,10 @@
-"""Rewind point against barrier and accuracy (instability analysis, stabilised tickets)."""
+"""Rewind point against barrier, accuracy and distances (instability analysis, stabilised tickets)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 POINTS = (*DENSITIES, "config.rewind.to", "config.method.points", "config.method.measured", "step_rewind", "label")
 MOST = 2  # densities that are shown unless asked for
+DISTANCES = {
+    "l2_order": "another data order: L2",
+    "angle_order": "another data order: angle (°)",
+    "l2_pruning": "pruning: L2",
+    "angle_pruning": "pruning: angle (°)",
+}
 
 
 def rewind(
@@ -90,6 +97,50 @@ def rewind(
     return paths
 
 
+def stability(
+    frame: pd.DataFrame,
+    path: str | Path,
+    *,
+    densities: Sequence[float] = (),
+    by: By = None,
+    band: str = "range",
+    published: Published = (),
+    title: str | None = None,
+) -> list[Path]:
+    """How far another data order, and pruning, move the kept weights (Frankle et al. 2019, "Stabilizing", Fig. 3): L2
+    distances and angles, an axis for each, against the step that tickets are rewound to; means over seeds.
+
+    densities: kept / prunable; by default the lowest that the most experiments have.
+    published: points {"x": step, "y": distance or degrees, "label", "series"}, with "panel": "l2_order", "angle_order",
+        "l2_pruning" or "angle_pruning".
+
+    Writes `path`.png and `path`.svg and returns them. Raises LotteryError where none of the four was measured.
+    """
+    check_table(frame, ["step_rewind"])
+    shown = [name for name in DISTANCES if f"probe/{name}" in frame and frame[f"probe/{name}"].notna().any()]
+    if not shown:
+        raise LotteryError(missing("probe/l2_order"))
+    groups = experiments(frame, by, POINTS)
+    any_of = [f"probe/{name}" for name in shown]
+    measured = [
+        replace(group, rows=group.rows[group.rows[any_of].notna().any(axis=1) & (group.rows["density"] < 1)])
+        for group in groups
+    ]
+    asked = list(densities) or common_densities(measured, 1)
+    lines = ceil(len(shown) / 2)
+    with sheet(path, heading(frame, title), 1.0 + 2.5 * lines, 8.0) as (figure, paths):
+        panels = figure.subplots(lines, 2, squeeze=False).flatten().tolist()
+        for axes, name in zip(panels, shown, strict=False):
+            points = [point for point in published if point.get("panel") == name]
+            draw_control_keys(axes, draw(axes, groups, f"probe/{name}", asked, band, points, 1.0))
+            axes.set_ylabel(DISTANCES[name])
+            axes.set_ylim(0, None)
+        for axes in panels[len(shown) :]:
+            axes.remove()
+        legend(figure, panels[: len(shown)], band)
+    return paths
+
+
 def draw(
     axes: Axes,
     groups: Sequence[Experiment],
@@ -97,8 +148,11 @@ def draw(
     densities: Sequence[float],
     band: str = "range",
     published: Published = (),
+    unit: float = 100.0,
 ) -> list[Curve]:
-    """A measurement (a fraction, drawn in per cent) against the rewind step; a line style for each density."""
+    """A measurement against the rewind step, a line style for each density. `unit`: what values are multiplied by,
+    those of published points too; fractions are drawn in per cent.
+    """
     found: list[Curve] = []
     for number, density in enumerate([*densities, *([] if 1.0 in densities else [1.0])]):
         rows = [replace(group, rows=_rewound(group.rows, density)) for group in groups]
@@ -117,9 +171,9 @@ def draw(
                 curve = curve if curve.experiment else replace(curve, colour=DENSE)
             elif len(densities) > 1:
                 curve = replace(curve, words=f"{curve.words} {percent(density)} %")
-            draw_curve(axes, curve, 100.0)
+            draw_curve(axes, curve, unit)
             found.append(curve)
-    draw_published(axes, published, found, 100.0)
+    draw_published(axes, published, found, unit)
     _step_axis(
         axes, sorted({step for curve in found for step in curve.points["x"]} | {point["x"] for point in published})
     )
