@@ -78,7 +78,7 @@ for name, rows in networks.items():
     display(Image(rewinding.rewind(rows, figures / stem)[0]))
 
 # %% [markdown]
-# The same in numbers: barrier in points of test error and test accuracy (%), means over n studies.
+# The same in numbers: barrier in points of test error and test accuracy (%), means over n seeds.
 
 # %%
 BARRIER = "probe/lmc_error_test"
@@ -137,7 +137,9 @@ checked(
         Claim("and as accurate as the dense network", to_dense, least=-0.002, published="> -0.2"),
         Claim("it is more accurate than random masks", within(sparse, against="random"), least=0, published="> 0"),
         Claim("and than with new initial weights", within(sparse, against="reinit"), least=0, published="> 0"),
-        Claim("its barrier is lower than random masks'", within(sparse, BARRIER, "random"), most=0, published="not given"),
+        Claim(
+            "its barrier is lower than random masks'", within(sparse, BARRIER, "random"), most=0, published="not given"
+        ),
         Claim("and than with new initial weights", within(sparse, BARRIER, "reinit"), most=0, published="not given"),
     ]
 )

@@ -128,8 +128,8 @@ for name, rows in conv.groupby("network", sort=False):
 # %% [markdown]
 # ## What agrees
 #
-# A row a claim, computed from these runs. `here`: the mean over n studies, each compared with its own dense network or
-# control; `t_low` and `t_high` the 95 % interval of this mean; `holds_in`: in how many studies the claim is true.
+# A row a claim, computed from these runs. `here`: the mean over n seeds, each compared with its own dense network or
+# control; `t_low` and `t_high` the 95 % interval of this mean; `holds_in`: for how many seeds the claim is true.
 # `agrees` is about the sign of the mean; it is "open" where no density is within a factor of 1.25 of the published one.
 
 

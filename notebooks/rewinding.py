@@ -103,7 +103,7 @@ beside(theirs_at_once, frame[one_shot], of_dense=True)
 # %% [markdown]
 # ## The iterative ones as a table
 #
-# Test accuracy less that of the dense network, in points: here (mean, lowest, highest of n studies) beside the
+# Test accuracy less that of the dense network, in points: here (mean, lowest, highest of n seeds) beside the
 # published medians.
 
 # %%

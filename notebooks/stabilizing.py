@@ -126,7 +126,7 @@ for name, (rows, known) in subjects.items():
 # ## What agrees
 #
 # A row a claim, computed from the LeNet runs, or whatever there is instead. Ratios and differences are taken within
-# each study; n counts studies. `agrees` is about the mean.
+# each study; n counts seeds. `agrees` is about the mean.
 
 # %%
 rows = next(iter(subjects.values()))[0]

@@ -1,4 +1,4 @@
-"""A paper's claims beside what studies show: each one a row, with n, computed from a table of rounds. Torch-free."""
+"""A paper's claims and numbers beside what studies show, with n, computed from a table of rounds. Torch-free."""
 
 from __future__ import annotations
 
@@ -44,18 +44,19 @@ class Claim:
 
 
 def checked(claims: Iterable[Claim]) -> pd.DataFrame:
-    """A row a claim: claim, density (%, of the prunable weights), published, here (the mean over studies), lowest,
-    highest, t_low, t_high (95 %), unit, n (studies), holds_in (how many of them), agrees.
+    """A row a claim: claim, density (%, of the prunable weights), published, here (the mean over seeds), lowest,
+    highest, t_low, t_high (95 %), unit, n (seeds), holds_in (how many of them), agrees.
 
-    A study counts once: its rows are averaged. `agrees` is "yes" or "no" of the mean; "open" where it was not measured,
-    n = 0. It says that the sign is right, not that n studies prove it: that is what the interval is for.
+    A seed counts once: its rows are averaged, since what shares a seed is no independent sample. `agrees` is "yes" or
+    "no" of the mean; "open" where it was not measured, n = 0. It says that the sign is right, not that n seeds prove
+    it: that is what the interval is for.
     """
     return pd.DataFrame([_checked(claim) for claim in claims])
 
 
 def _checked(claim: Claim) -> dict[str, Any]:
     rows = claim.rows[claim.rows[claim.value].notna()]
-    values = rows.groupby("run", sort=False)[claim.value].mean().to_numpy(dtype=float)
+    values = rows.groupby("seed", sort=False)[claim.value].mean().to_numpy(dtype=float)
     unit, some = UNITS[claim.unit], len(values) > 0
     interval = t_interval(values)
     ends = [values.mean(), values.min(), values.max()] if some else [math.nan] * 3
@@ -111,13 +112,21 @@ def across(
     """The rows of `ours`, each with its `reference`, the mean of `theirs` of the same seed and round (or what `on`
     says), and its `difference` from that. Rows without one have NaN. For two of one study there is `within`.
 
-    Raises LotteryError where `theirs` are of several studies a seed, whose mean would hide that they differ.
+    Raises LotteryError where several studies are alike in what `on` says: a mean would hide that they differ.
     """
     on = [on] if isinstance(on, str) else list(on)
-    if "seed" in on and (several := theirs.groupby("seed")["run"].nunique().loc[lambda n: n > 1]).any():
-        raise LotteryError(f"across: seed {several.index[0]} has {several.iloc[0]} studies to compare with, expected 1")
+    for which, each in {"ours": ours, "theirs": theirs}.items():
+        studies_of = each.groupby(on)["run"].unique()
+        if len(several := studies_of[studies_of.map(len) > 1]):
+            where = ", ".join(
+                f"{name} {value}" for name, value in zip(on, np.atleast_1d(several.index[0]), strict=True)
+            )
+            one, other = several.iloc[0][:2]
+            raise LotteryError(
+                f"across: {which} at {where}: {one} and {other}, expected one study: add to `on`, or filter"
+            )
     reference = theirs.groupby(on)[value].mean().rename("reference")
-    rows = ours.join(reference, on=on)
+    rows = ours.drop(columns="reference", errors="ignore").join(reference, on=on)
     return rows.assign(difference=rows[value] - rows["reference"], ratio=rows[value] / rows["reference"])
 
 
@@ -129,6 +138,18 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     network = {run: entry.subject for run, entry in known.items()}
     method = {run: method_words(entry) for run, entry in known.items()}
     return frame.assign(network=frame["run"].map(network), method=frame["run"].map(method))
+
+
+def distinct(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the studies that differ in what was trained; of those that do not, the one with the most measured.
+
+    Blocks of a sweep overlap: they may hold the same study with different probes.
+    """
+    each = frame.groupby("run", sort=False)
+    trained = each["weights_digest"].agg(tuple)
+    order = each["weights_digest"].agg(lambda column: frame.loc[column.index].notna().sum().sum())
+    kept = trained[order.sort_values(ascending=False, kind="stable").index].drop_duplicates().index
+    return frame[frame["run"].isin(kept)]
 
 
 def studies(frame: pd.DataFrame) -> pd.DataFrame:
