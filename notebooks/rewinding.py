@@ -103,8 +103,8 @@ beside(theirs_at_once, frame[one_shot], of_dense=True)
 # %% [markdown]
 # ## The iterative ones as a table
 #
-# Test accuracy less that of the dense network, in points: here (mean, lowest, highest of n seeds) beside the
-# published medians.
+# Test accuracy less that of the dense network, in points: here (mean, lowest, highest of n seeds) beside the published
+# medians.
 
 # %%
 beside(theirs, iterative, of_dense=True)

@@ -14,7 +14,15 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-OTHERS = ("ARCHITECTURE.md", "slurm/README.md", "experiments/*/README.md", "experiments/*/*.png", "experiments/*/sweep.yaml")
+OTHERS = (
+    "ARCHITECTURE.md",
+    "slurm/README.md",
+    "notebooks/README.md",
+    "notebooks/*.ipynb",
+    "experiments/*/README.md",
+    "experiments/*/*.png",
+    "experiments/*/sweep.yaml",
+)
 
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 FIGURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")

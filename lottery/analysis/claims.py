@@ -38,9 +38,7 @@ class Claim:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ConfigError.of("unit", self.unit, f"one of {', '.join(map(repr, UNITS))}")
-        if self.value not in self.rows:
-            known = map(str, self.rows.columns)
-            raise ConfigError(f"{self.words}: the table has no column {self.value!r}{nearest(self.value, known)}")
+        _check_columns(self.rows, [self.value], self.words)
 
 
 def checked(claims: Iterable[Claim]) -> pd.DataFrame:
@@ -73,6 +71,12 @@ def _checked(claim: Claim) -> dict[str, Any]:
         "holds_in": int(np.sum(_holds(claim, values))),
         "agrees": agrees,
     }
+
+
+def _check_columns(rows: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    for name in columns:
+        if name not in rows:
+            raise ConfigError(f"{what}: the table has no column {name!r}{nearest(name, map(str, rows.columns))}")
 
 
 def _holds(claim: Claim, number: Any) -> Any:
@@ -115,6 +119,8 @@ def across(
     Raises LotteryError where several studies are alike in what `on` says: a mean would hide that they differ.
     """
     on = [on] if isinstance(on, str) else list(on)
+    for rows in (ours, theirs):
+        _check_columns(rows, [*on, value], "across")
     for which, each in {"ours": ours, "theirs": theirs}.items():
         studies_of = each.groupby(on)["run"].unique()
         if len(several := studies_of[studies_of.map(len) > 1]):
