@@ -105,7 +105,7 @@ for rows, stem in networks.values():
     display(Image(cost.cost(rows, figures / f"cost_{stem}")[0]))
 
 # %% [markdown]
-# The same against seconds on the machine that they ran on.
+# The same against seconds on the machine that they ran on, with whatever else ran there.
 
 # %%
 for rows, stem in networks.values():

@@ -56,7 +56,6 @@ pd.DataFrame({"cost": {name: scale.cost for name, scale in paper.scales.items()}
 # %%
 folders = RUNS or papers.ensure("random_pruning", SCALE)
 frame = distinct(named(load_runs(folders, {"finished": True})))
-studies(frame)
 
 # %% [markdown]
 # Of an MLP, the width is that of its first hidden layer, and the depth the number of them.
@@ -73,9 +72,11 @@ def size(row: pd.Series) -> tuple[int, int]:
 DENSITIES = "config.method.allocation._target_"
 frame[["width", "depth"]] = [size(row) for _, row in frame.iterrows()]
 frame["densities"] = frame[DENSITIES].str.rpartition(".")[2].replace({"from_criterion": "SNIP-ratio", "erk": "ERK"})
+frame["label"] = "random, " + frame["densities"]
 erk = frame[frame["densities"] == "ERK"]
 widths = erk[erk["depth"] == erk.groupby("depth")["width"].nunique().idxmax()]
 depths = erk[erk["width"] == erk.groupby("width")["depth"].nunique().idxmax()]
+studies(frame)
 
 # %% [markdown]
 # ## Width
@@ -106,7 +107,7 @@ Image(sizes.width_depth(depths, figures / "depths")[0])
 # %%
 several = frame.groupby("network")["densities"].nunique()
 ratios = frame[frame["network"] == several.idxmax()]
-Image(density.accuracy(ratios, figures / "ratios", by=DENSITIES)[0])
+Image(density.accuracy(ratios, figures / "ratios", by="densities")[0])
 
 # %% [markdown]
 # ## Calibration, out-of-distribution detection, robustness

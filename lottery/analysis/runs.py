@@ -121,7 +121,8 @@ def _table(runs: list[_Run], leaves: list[str]) -> pd.DataFrame:
     )
     run_of = np.repeat(places.index, [len(part) for part in rows])
     each_run = [part.take(run_of).reset_index(drop=True) for part in (places, config)]
-    return pd.concat([each_run[0], measured.astype(dict.fromkeys(floats, float)), each_run[1]], axis=1)
+    table = pd.concat([each_run[0], measured.astype(dict.fromkeys(floats, float)), each_run[1]], axis=1)
+    return table.copy()  # of one piece: pandas warns where columns are added to a hundred pieces
 
 
 # -- filters -----------------------------------------------------------------------------------------------------------

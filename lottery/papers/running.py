@@ -19,18 +19,22 @@ LAUNCHERS = ("here", "local", "slurm")
 
 
 def ensure(name: str | Path, scale: str, *, runs: str | Path = "runs", data: str | Path | None = None) -> list[Path]:
-    """Run what this scale of a paper lacks, on this machine, one study after the other; its run folders.
+    """Run what this scale of a paper lacks, on this machine, one study after the other, and say which, as it may take
+    long; its run folders.
 
     Raises LotteryError where a study fails, Interrupted on a signal: the same call continues.
     """
     from lottery.run import run, stop_on_signals
+    from lottery.sweep import labels
 
     extra = [f"paths.runs={runs}", *([f"paths.data={data}"] if data is not None else [])]
     asked = studies(load(name), scale, extra)
+    missing = [study for study in asked if not study.done]
+    names = labels([study.overrides for study in missing]) if missing else []
     with stop_on_signals() as stop:
-        for study in asked:
-            if not study.done:
-                run(study.config, stop)
+        for number, (label, study) in enumerate(zip(names, missing, strict=True), 1):
+            print(f"[{number}/{len(missing)}] {label}".rstrip(), flush=True)
+            run(study.config, stop)
     return [study.folder for study in asked]
 
 

@@ -107,7 +107,7 @@ def table_of(paper: Paper, given: Sequence[Study], scale: str) -> pd.DataFrame:
             f"{paper.name}: no study of the scale {scale} has a round yet; `python -m lottery paper {paper.name} "
             f"--scale {scale}` runs them"
         )
-    rows = load_runs([study.folder for study in begun]).copy()  # of one piece: it has hundreds of columns
+    rows = load_runs([study.folder for study in begun])
     labels = {block.name: block.label for block in paper.blocks}
     blocks = {str(study.folder): study.blocks for study in begun}
     rows = rows.assign(block=rows["run"].map(lambda run: list(blocks[run]))).explode("block", ignore_index=True)

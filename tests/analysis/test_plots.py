@@ -443,6 +443,51 @@ def test_a_sweep_of_rewind_points_is_one_curve_too(study, tmp_path):
     assert curve.points[["x", "n"]].to_numpy().tolist() == [[0, 2], [100, 2]]
 
 
+@pytest.fixture
+def stability(study, tmp_path) -> pd.DataFrame:
+    """Tickets rewound to steps 0 and 100, with random masks of step 0; distances of the sparser round only."""
+
+    def rows(step: int, seed: int) -> Any:
+        def of(k: int, control: str | None) -> dict[str, Any]:
+            place = {"step_rewind": step if k else 0}
+            if k < 2:
+                return place
+            of_random = 2 if control else 1
+            measured = {"l2_order": 10 + seed, "l2_pruning": 20, "angle_order": 30, "angle_pruning": 40 - step / 10}
+            return place | {f"probe/{name}": of_random * value for name, value in measured.items()}
+
+        return of
+
+    for step in (0, 100):
+        for seed in (0, 1):
+            rewind = {"to": f"{step}it", "weights": "rewind", "schedule": "rewind"}
+            controls = ("random",) if step == 0 else ()
+            study(f"to{step}", seed, rounds=2, rows=rows(step, seed), rewind=rewind, controls=controls)
+    return load_runs(tmp_path)
+
+
+def test_distances_are_drawn_in_their_own_units_against_the_rewind_step(stability, tmp_path, monkeypatch):
+    figures: list[Figure] = []
+    monkeypatch.setattr(rewinding, "legend", lambda figure, *_: figures.append(figure))
+    theirs = [
+        {"x": 0, "y": 20.7, "panel": "l2_order", "label": "theirs"},
+        {"x": 0, "y": 58.6, "panel": "l2_order", "series": "random", "label": "theirs, random"},
+    ]
+    rewinding.stability(stability, tmp_path / "a", published=theirs)
+    panels = {axes.get_ylabel(): named(axes) for axes in figures[0].axes}
+    assert list(panels) == [
+        "another data order: L2", "another data order: angle (°)", "pruning: L2", "pruning: angle (°)"
+    ]  # fmt: skip
+    order = panels["another data order: L2"]
+    assert list(order["ticket (n = 2)"].get_xdata()) == [0, 100]
+    assert list(order["ticket (n = 2)"].get_ydata()) == pytest.approx([10.5, 10.5])
+    assert list(order["random mask (n = 2)"].get_ydata()) == pytest.approx([21])
+    assert list(order["theirs"].get_ydata()) == pytest.approx([20.7])
+    assert order["theirs, random"].get_color() == order["random mask (n = 2)"].get_color()
+    assert list(panels["pruning: angle (°)"]["ticket (n = 2)"].get_ydata()) == pytest.approx([40, 30])
+    assert all("theirs" not in lines for words, lines in panels.items() if words != "another data order: L2")
+
+
 # -- cost and search --------------------------------------------------------------------------------------------------
 
 
@@ -579,6 +624,7 @@ def test_robustness_stands_side_by_side(widths):
         (quality.robustness, "probe/accuracy_corrupted: not measured in these runs; it needs probes=robustness"),
         (connectivity.lmc, "probe/lmc_curve_test: not measured in these runs; it needs probes=[light,connectivity]"),
         (rewinding.rewind, "probe/lmc_error_test: not measured in these runs; it needs probes=[light,connectivity]"),
+        (rewinding.stability, "probe/l2_order: not measured in these runs; it needs probes=[light,copies]"),
         (layers.layers, "removed_units: not measured in these runs; it needs a method that removes layers, such as "
          "+exp=layer_tickets"),
     ],
@@ -625,6 +671,7 @@ FIGURES = {
     "overlap": (masks.overlap, "masked", {}),
     "lmc": (connectivity.lmc, "instability", {}),
     "rewind": (rewinding.rewind, "instability", {}),
+    "stability": (rewinding.stability, "stability", {}),
     "cost": (cost.cost, "one_shot", {"x": "seconds"}),
     "search": (searches.search, "searched", {}),
     "width_depth": (sizes.width_depth, "widths", {}),

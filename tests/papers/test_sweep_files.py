@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 
+from lottery.analysis.plots.rewinding import DISTANCES
 from lottery.compose import composed, config_folder
 from lottery.config import study_key
 from lottery.papers import load, names
@@ -61,6 +62,10 @@ def test_every_figure_is_one_that_can_be_drawn(name: str) -> None:
         assert given <= set(takes), figure.name
         for point in paper.published(figure.name):
             assert "et al." in point["label"]
+            if figure.plot == "stability":
+                assert (point["x"], point["panel"] in DISTANCES) == (0, True)
+                assert 0 < point["y"] < (90 if "angle" in point["panel"] else 300)
+                continue
             assert point["x"] > 0
             assert (1 < point["y"] < 3) if "panel" in point else (0 < point["y"] < 1), "accuracies are fractions"
 

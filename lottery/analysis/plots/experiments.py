@@ -31,6 +31,7 @@ SHOWN = 4  # architectures or data sets that a message lists
 PROBES = {  # what begins so is measured where this is asked for
     "probe/lmc": "probes=[light,connectivity]",
     "probe/angle_order": "probes=[light,copies]",
+    "probe/l2_order": "probes=[light,copies]",
     "probe/ood": "probes=[robustness,ood_mnist]",
     "probe/accuracy": "probes=robustness",
     "probe/gradient": "probes=quality",
