@@ -10,7 +10,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # BiP: pruning by bi-level optimisation
 #
@@ -121,10 +120,11 @@ MINUTES = {"dense": "82", "BiP": "86", "one-shot magnitude": "70", "IMP": "70 (8
 spent = cost.with_cost(frame, "steps")
 spent = spent.assign(share=spent["cost"] / spent["run"].map(spent[spent["round"] == 0].groupby("run")["steps"].first()))
 spent = tickets(spent).assign(at=lambda rows: 100 * rows["density"].round(3))
-costs = spent.groupby(["label", "at"])["share"].mean().unstack()[lambda table: sorted(table, reverse=True)]
-costs.assign(published=[MINUTES.get(name, "") for name in costs.index]).rename(
-    columns={"published": "published, minutes"}
+costs = summary(spent, ["network", "label", "at"], "share").pivot(
+    index=["network", "label"], columns="at", values="mean"
 )
+costs = costs[sorted(costs, reverse=True)]
+costs.assign(**{"published, minutes": [MINUTES.get(name, "") for _, name in costs.index]})
 
 # %% [markdown]
 # ## What agrees
@@ -133,8 +133,8 @@ costs.assign(published=[MINUTES.get(name, "") for name in costs.index]).rename(
 # of the same seed and density; n counts seeds. `agrees` is about the mean.
 
 # %%
-first = frame["network"].iloc[0]
-rows = spent[spent["network"] == first].assign(percent=lambda rows: rows["at"].round(1))
+lenet = [name for name in networks if name.startswith("LeNet")]
+rows = spent[spent["network"] == (lenet or list(networks))[0]].assign(percent=lambda rows: rows["at"].round(1))
 
 
 def bip_and(other: str, percent: float, value: str = "test_accuracy") -> pd.DataFrame:

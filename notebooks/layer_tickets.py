@@ -10,7 +10,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # Layer tickets
 #
@@ -195,14 +194,11 @@ own.columns, own.index = [*SAVED[:2], SAVED[3]], [f"here, {network}, {removed} l
 pd.concat([theirs, own])
 
 # %%
-if len(timed):
-    rows = blocks[blocks["run"].isin(timed["run"])]
-    known = [
-        {"x": p, "y": row[3], "panel": "speedup", "label": f"Jordao et al., Table 4, {name}"}
-        for (name, p), row in TABLE_4.items()
-        if name == "ResNet-32"
-    ]
-    display(Image(layers.layers(rows, figures / "table4", published=known)[0]))
+for name, rows in blocks[blocks["run"].isin(timed["run"])].groupby("network", sort=False):
+    same = [(of, p, row[3]) for (of, p), row in TABLE_4.items() if of == name.split()[0]]
+    beside = same or [(of, p, row[3]) for (of, p), row in TABLE_4.items() if of == "ResNet-32"]
+    known = [{"x": p, "y": y, "panel": "speedup", "label": f"Jordao et al., Table 4, {of}"} for of, p, y in beside]
+    display(Image(layers.layers(rows, figures / f"table4_{networks[name][1]}", published=known)[0]))
 
 # %% [markdown]
 # ## What agrees

@@ -10,7 +10,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # Linear mode connectivity and the lottery ticket hypothesis
 #
@@ -124,7 +123,8 @@ onsets.assign(published=[PUBLISHED.get(key) for key in onsets.index]).astype("In
 # `agrees` is about the mean.
 
 # %%
-rows = next(iter(networks.values()))
+lenet = [rows for name, rows in networks.items() if name.startswith("LeNet")]
+rows = (lenet or list(networks.values()))[0]
 first = rows[(rows["round"] > 0) & (rows["step_rewind"] == 0) & rows[BARRIER].notna()]
 of_dense, sparse = first[first["density"] == 1], first[first["density"] < 1]
 ticket = sparse[sparse["control"].isna()]

@@ -10,7 +10,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # Random pruning: widths, depths, layer densities
 #
@@ -105,8 +104,8 @@ Image(sizes.width_depth(depths, figures / "depths")[0])
 # ERK, uniform, or the ratios of a SNIP mask, in the network that was trained with each of them.
 
 # %%
-several = frame.groupby("network")["densities"].nunique()
-ratios = frame[frame["network"] == several.idxmax()]
+width, depth = frame.groupby(["width", "depth"])["densities"].nunique().idxmax()
+ratios = frame[(frame["width"] == width) & (frame["depth"] == depth)]
 Image(density.accuracy(ratios, figures / "ratios", by="densities")[0])
 
 # %% [markdown]

@@ -71,6 +71,7 @@ MODELS = {
     "mlp": "MLP {hidden}",
     "conv": "Conv-{pairs}",
     "resnet": "ResNet-{depth}",
+    "resnet18": "ResNet-18",
     "vgg": "VGG-{depth}",
     "wide_resnet": "WRN-{depth}-{widen}",
     "from_timm": "{name}",

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from paper_scale import make
 
 from lottery import papers
 
@@ -51,7 +52,7 @@ def texts(notebook: Any) -> list[str]:
     """What the outputs say; images are left out."""
     found = []
     for output in outputs(notebook):
-        kinds = {"stream": output.get("text", ""), **output.get("data", {})}
+        kinds = {"stream": output["text"]} if "text" in output else output["data"]
         found += ["".join(text) for kind, text in kinds.items() if kind != "image/png"]
     return found
 
@@ -116,7 +117,7 @@ def test_a_notebook_says_which_command_makes_its_runs_and_what_they_cost(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_from_nothing(name, tmp_path, monkeypatch):
+def test_a_notebook_runs_from_nothing_and_draws_the_largest_scale(name, tmp_path, monkeypatch):
     monkeypatch.delenv("LOTTERY_DATA", raising=False)
     notebook = execute.execute(execute.read(FOLDER / f"{name}.py"), tmp_path, timeout=300, SCALE="smoke", RUNS=[])
     printed = "".join(output["text"] for output in outputs(notebook) if output["output_type"] == "stream")
@@ -128,6 +129,13 @@ def test_a_notebook_runs_from_nothing(name, tmp_path, monkeypatch):
     assert len(list((tmp_path / "figures" / name).glob("*.svg"))) >= FIGURES[name]
     assert list((tmp_path / "runs" / name).glob("*/rounds.jsonl"))
     execute.check_portable(notebook, [tmp_path])
+
+    made = make(name, tmp_path / "runs", tmp_path / "paper")
+    largest = execute.execute(execute.read(FOLDER / f"{name}.py"), tmp_path, timeout=300, SCALE="paper", RUNS=["paper"])
+    assert {output["output_type"] for output in outputs(largest)} <= {"execute_result", "display_data"}, "no warnings"
+    counted = next(text for text in texts(largest) if "trainings" in text and "seeds" in text)
+    assert made >= 4
+    assert "CIFAR-10" in counted
     if name == "rewinding":  # the cheapest one: of the same runs it is the same, output for output
         again = execute.execute(execute.read(FOLDER / f"{name}.py"), tmp_path, SCALE="smoke", RUNS=[])
         drawn = [[each for each in outputs(one) if "image/png" in each.get("data", ())] for one in (notebook, again)]
