@@ -62,7 +62,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axes.set_xlabel("removed blocks, of 7 that can be")
         axes.set_ylabel("test accuracy less dense (points)")
         axes.grid(axis="y")
-        axes.legend(fontsize="small")
+        figure.legend(loc="outside lower center", ncols=3, fontsize="small")
 
 
 def main() -> None:
