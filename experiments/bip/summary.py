@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter
 
 from lottery.analysis.read import frame, read_config
+from lottery.analysis.statistics import spread
 from lottery.analysis.style import DENSE, canvas, percent
 
 DENSITIES = (0.1, 0.0215443, 0.01)
@@ -62,11 +63,6 @@ def table_of(runs: list[Path]) -> pd.DataFrame:
     ] + spent.where(~found["method"].str.startswith("mask fixed"), spent / 2)  # whose second batch moves nothing
     table = found.set_index(["method", "nominal", "seed"])[["test", "batches"]].sort_index()
     return table.assign(dense=dense.reindex(table.index.get_level_values("seed")).to_numpy())
-
-
-def spread(values: pd.Series, form: str = "{:.2f}") -> str:
-    """Mean, lowest and highest."""
-    return f"{form.format(values.mean())} ({form.format(values.min())} … {form.format(values.max())})"
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter
 
 from lottery.analysis.read import frame, read_config
 from lottery.analysis.search import read_search
+from lottery.analysis.statistics import spread
 from lottery.analysis.style import DENSE, canvas, percent
 
 DENSITIES = (0.1, 0.05)
@@ -43,11 +44,6 @@ def table_of(runs: list[Path]) -> pd.DataFrame:
 def first_at(run: Path, accuracy: float) -> float:
     """The first step at which the search's validation accuracy is as high."""
     return next(entry["step"] or 0.0 for entry in read_search(run) if (entry["val_accuracy"] or 0) >= accuracy)
-
-
-def spread(values: pd.Series, form: str = "{:.2f}") -> str:
-    """Mean, lowest and highest."""
-    return f"{form.format(values.mean())} ({form.format(values.min())} … {form.format(values.max())})"
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from lottery.analysis.read import frame, read_config
+from lottery.analysis.statistics import spread
 from lottery.analysis.style import DENSE, canvas
 
 LOOKS = {  # criterion: what it is called, colour and marker
@@ -35,11 +36,6 @@ def table_of(runs: list[Path]) -> pd.DataFrame:
     dense = rows[rows["round"] == 0].groupby("seed")["test"].first()
     rows["gain"] = rows["test"] - rows["seed"].map(dense)
     return rows.set_index(["criterion", "removed", "seed"])[["test", "gain", "removed_units"]].sort_index()
-
-
-def spread(values: pd.Series, form: str = "{:+.2f}") -> str:
-    """Mean, lowest and highest."""
-    return f"{form.format(values.mean())} ({form.format(values.min())} … {form.format(values.max())})"
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
@@ -77,7 +73,11 @@ def main() -> None:
     print("| criterion | " + " | ".join(f"{count} removed" for count in counts) + " |")
     print("|---" * (len(counts) + 1) + "|")
     for criterion, (label, _, _) in LOOKS.items():
-        print(f"| {label} | " + " | ".join(spread(table.loc[(criterion, count), "gain"]) for count in counts) + " |")
+        print(
+            f"| {label} | "
+            + " | ".join(spread(table.loc[(criterion, count), "gain"], "{:+.2f}") for count in counts)
+            + " |"
+        )
     print(f"\nwhich {counts[-1]} leave, seed by seed:")
     for criterion, (label, _, _) in LOOKS.items():
         firsts = table.loc[(criterion, counts[-1]), "removed_units"]

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter
 
 from lottery.analysis.read import frame, read_config
+from lottery.analysis.statistics import spread
 from lottery.analysis.style import CRITERIA, DENSE, canvas, looks, percent
 
 DENSITIES = (0.1, 0.01)
@@ -40,11 +41,6 @@ def table_of(runs: list[Path]) -> pd.DataFrame:
     )
     table = rows[rows["nominal"] > 0].pivot_table("test", ["method", "nominal", "seed"], "arm")
     return table.assign(dense=dense.reindex(table.index.get_level_values("seed")).to_numpy())
-
-
-def spread(values: pd.Series, form: str = "{:.2f}") -> str:
-    """Mean, lowest and highest."""
-    return f"{form.format(values.mean())} ({form.format(values.min())} … {form.format(values.max())})"
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

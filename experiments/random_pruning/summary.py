@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from lottery.analysis.read import frame, read_config
+from lottery.analysis.statistics import spread
 from lottery.analysis.style import DENSE, canvas, percent
 
 ALLOCATIONS = {
@@ -54,11 +55,6 @@ def table_of(runs: list[Path]) -> pd.DataFrame:
     measured = ["test", *(name for name in FIGURES if name in rows)]
     dense = rows[rows["round"] == 0].set_index("run")[measured].add_prefix("dense ")
     return rows[rows["round"] == 1].join(dense, on="run").sort_values(["prunable", "target", "seed"])
-
-
-def spread(values: pd.Series, form: str = "{:.2f}") -> str:
-    """Mean, lowest and highest."""
-    return f"{form.format(values.mean())} ({form.format(values.min())} … {form.format(values.max())})"
 
 
 def draw_widths(table: pd.DataFrame, path: Path) -> None:

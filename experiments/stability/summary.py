@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from lottery.analysis.read import frame, read_config
+from lottery.analysis.statistics import spread
 
 PUBLISHED = {  # Frankle et al. 2019 (Stabilizing the LTH), Figs. 3 and 10: LeNet at 10.7 %, k = 0: IMP, random
     "l2_order": (20.7, 58.6),
@@ -45,11 +46,6 @@ def table_of(runs: list[Path]) -> pd.DataFrame:
     return rows
 
 
-def spread(values: pd.Series, form: str = "{:.1f}") -> str:
-    """Mean, lowest and highest."""
-    return f"{form.format(values.mean())} ({form.format(values.min())} … {form.format(values.max())})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
@@ -60,14 +56,14 @@ def main() -> None:
     for name, (imp, other) in PUBLISHED.items():
         ours, theirs = ticket[f"probe/{name}"], random[f"probe/{name}"]
         print(
-            f"| {WORDS[name]} | {imp} / {other} | {other / imp:.2f} | {spread(ours)} | {spread(theirs)} "
-            f"| {spread(theirs / ours, '{:.2f}')} |"
+            f"| {WORDS[name]} | {imp} / {other} | {other / imp:.2f} | {spread(ours, '{:.1f}')} "
+            f"| {spread(theirs, '{:.1f}')} | {spread(theirs / ours)} |"
         )
     print("\n| | density | barrier, test error (points) | test accuracy (%) | n |\n|---|---|---|---|---|")
     for name, found in by_arm.items():
         barrier, accuracy = 100 * found["probe/lmc_error_test"], 100 * found["test_accuracy"]
         density = f"{100 * found['density'].iloc[0]:.1f} %"
-        print(f"| {name} | {density} | {spread(barrier, '{:.2f}')} | {spread(accuracy, '{:.2f}')} | {len(found)} |")
+        print(f"| {name} | {density} | {spread(barrier)} | {spread(accuracy)} | {len(found)} |")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ def summary(
     return pd.DataFrame(rows)
 
 
+def spread(values: pd.Series, form: str = "{:.2f}") -> str:
+    """Mean, lowest and highest, in words: "98.44 (98.36 … 98.50)"."""
+    return f"{form.format(values.mean())} ({form.format(values.min())} … {form.format(values.max())})"
+
+
 def paired(frame: pd.DataFrame, value: str = "test_accuracy", against: str = "dense") -> pd.DataFrame:
     """The rows, each with its `reference`, the same study's, and its `difference` from that (its value minus it).
 

@@ -13,10 +13,17 @@ from hypothesis import strategies as st
 
 from lottery.analysis.intervals import bootstrap_interval, holm, p_above, t_interval
 from lottery.analysis.runs import load_runs
-from lottery.analysis.statistics import check_groups, matching, paired, summary, winning
+from lottery.analysis.statistics import check_groups, matching, paired, spread, summary, winning
 from lottery.errors import ConfigError, LotteryError
 
 NAN = float("nan")
+
+
+def test_spread_is_mean_lowest_and_highest_in_words():
+    values = pd.Series([0.5, -0.25, 2.0])
+    assert spread(values) == "0.75 (-0.25 … 2.00)"
+    assert spread(values, "{:+.1f}") == "+0.8 (-0.2 … +2.0)"
+
 
 # -- of numbers --------------------------------------------------------------------------------------------------------
 
