@@ -23,15 +23,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lottery.compose import composed
-from lottery.config import settings, typed_method
+from lottery.config import settings
 from lottery.errors import cause
-from lottery.layers.units import Unit, find_units
+from lottery.layers.removal import Unit
+from lottery.layers.units import find_units
 from lottery.models.build import build
+from lottery.parts import typed_method
 from lottery.pruning.gradients import grasp, snip, synflow
 from lottery.pruning.prunable import module_of, prunable
 from lottery.pruning.scoring import Criterion
+from lottery.signals import StopFlag
 from lottery.stages.lab import Lab
-from lottery.training.signals import StopFlag
 
 SHAPE, CLASSES = (3, 32, 32), 10
 BEGIN, END = "<!-- table: python benchmarks/families.py --write docs/models.md -->", "<!-- end of the table -->"
@@ -165,8 +167,8 @@ def runs(family: Family, folder: Path) -> str:
         try:
             lab, program = tiny(family, folder, *overrides, small=True)
             program.check(lab)
-            for each in program(lab):
-                lab.history.append(each)
+            for _ in program(lab):
+                pass
         except Exception as error:
             failed[method] = f"{method} ({short(error)})"
     return "all but " + ", ".join([*failed.values(), *left_out]) if failed or left_out else "all"
@@ -224,9 +226,9 @@ def main() -> None:
         lines.append(line(cells))
         print(lines[-1], flush=True)
     if arguments.write:
-        before, _, rest = arguments.write.read_text().partition(BEGIN)
+        before, _, rest = arguments.write.read_text(encoding="utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
-        arguments.write.write_text("\n".join([before + BEGIN, "", *lines, "", END]) + after)
+        arguments.write.write_text("\n".join([before + BEGIN, "", *lines, "", END]) + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lottery.cost.macs import multiply_adds
-from lottery.cost.memory import training_memory
-from lottery.cost.timing import inference, paired, speed_up, training_step
-from lottery.layers.units import Unit, check_removal, find_units, remove_
+from lottery.cost.counts import multiply_adds, training_memory
+from lottery.cost.measure import inference, paired, speed_up, training_step
+from lottery.layers.removal import Unit, check_removal, remove_
+from lottery.layers.units import find_units
 from lottery.models.resnet import resnet
 
 PUBLISHED = {  # depth: {removed blocks: (training speed-up, memory saved)}

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lottery.compose import composed
-from lottery.tracking.status import Status
+from lottery.record.status import Status
 
 # ResNet-20's prunable layers, which is what makes a row long.
 BLOCKS = [f"stages.{stage}.{block}.conv{conv}.weight" for stage in range(3) for block in range(3) for conv in (1, 2)]
@@ -32,7 +32,7 @@ LAYERS = ["conv1.weight", *BLOCKS, "stages.1.0.shortcut.conv.weight", "stages.2.
 LOAD = """
 import json, resource, sys
 from time import perf_counter
-from lottery.analysis.runs import load_runs
+from lottery.record.table import load_runs
 opened = []
 sys.addaudithook(lambda event, given: opened.append(given[0]) if event == "open" else None)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -80,14 +80,18 @@ def make(folder: Path, runs: int, rounds: int) -> None:
         text = first
         for old, new in seeds.items():
             text = text.replace(old, new)
-        (run / "config.yaml").write_text(text)
-        (run / "status.json").write_text(status)
-        (run / "rounds.jsonl").write_text("".join(json.dumps(row(k, seed)) + "\n" for k in range(rounds)))
+        (run / "config.yaml").write_text(text, encoding="utf-8")
+        (run / "status.json").write_text(status, encoding="utf-8")
+        (run / "rounds.jsonl").write_text(
+            "".join(json.dumps(row(k, seed)) + "\n" for k in range(rounds)), encoding="utf-8"
+        )
 
 
 def load(folder: Path) -> list[float]:
     """Seconds, peak MiB, MiB before, files opened, rows and columns of one load."""
-    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(folder)], check=True, capture_output=True, encoding="utf-8", errors="replace"
+    )
     return json.loads(done.stdout)
 
 

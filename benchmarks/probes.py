@@ -1,6 +1,6 @@
 """What the probes of a round cost, beside the round's training, in one run.
 
-python benchmarks/probes.py [--data DIR] [--steps 1000]
+python benchmarks/probes.py [--data DIR, or LOTTERY_DATA] [--steps 1000]
 
 LeNet-300-100 on MNIST by `lth_lenet`; the training is timed at --steps and scaled to the preset's 50,000.
 """
@@ -8,6 +8,8 @@ LeNet-300-100 on MNIST by `lth_lenet`; the training is timed at --steps and scal
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import tempfile
 from time import perf_counter
 
@@ -17,10 +19,12 @@ from rich.table import Table
 
 from lottery.compose import composed
 from lottery.config import settings
-from lottery.parts import made
+from lottery.errors import reported
+from lottery.parts import instantiated
+from lottery.signals import StopFlag
+from lottery.stages.bench import Bench
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
-from lottery.training.signals import StopFlag
 
 
 def seconds(work: object) -> float:
@@ -30,9 +34,9 @@ def seconds(work: object) -> float:
     return perf_counter() - began
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="data")
+    parser.add_argument("--data", default=os.environ.get("LOTTERY_DATA", "data"))
     parser.add_argument("--steps", type=int, default=1000)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -42,9 +46,9 @@ def main() -> None:
         overrides += ["probes.connectivity.splits=[test]"]
         cfg = composed(overrides)
         config = settings(cfg)
-        lab = Lab(config, StopFlag(), lambda *_: None)
+        lab = Bench(Lab(config, StopFlag(), lambda *_: None))
         dense = lab.train(lab.initial)
-        lab.history.append(Round(0, lab.initial, dense))
+        lab.history = [Round(0, lab.initial, dense)]
         mask = lab.prune(lab.initial.mask, lab.scores(dense.state, lab.initial.mask), 0.5)
         ticket = lab.rewind.ticket(dense, dense, mask)
         training = seconds(lambda: lab.train(ticket))
@@ -55,11 +59,12 @@ def main() -> None:
         for column in ("probe", "s", "% of a round's training"):
             table.add_column(column, justify="right")
         for name, node in config.probes.items():
-            probe = made(node, f"probes.{name}")
+            probe = instantiated(node, f"probes.{name}")
             took = seconds(lambda probe=probe: probe(round, lab.history[0], lab))
             table.add_row(name, f"{took:.3f}", f"{100 * took / whole:.3f}")
     Console().print(table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(reported(main))

@@ -26,12 +26,15 @@ from safetensors.torch import save_file
 
 from lottery.compose import composed
 from lottery.config import settings
+from lottery.methods.bip import BiP
+from lottery.methods.edge_popup import EdgePopup
+from lottery.methods.jackpot import Jackpot
+from lottery.signals import StopFlag
 from lottery.stages.lab import Lab
 from lottery.ticket import Mask, Ticket
-from lottery.training.module import MaskedTraining, Progress
-from lottery.training.search import ScoreSearch, Search
-from lottery.training.searches import KINDS
-from lottery.training.signals import StopFlag
+from lottery.training.module import MaskedTraining
+from lottery.training.progress import Progress
+from lottery.training.search import ScoreSearch
 
 NETWORKS = {
     "lenet": ["data=mnist", "model=lenet_300_100", "train.batch_size=60"],
@@ -61,14 +64,16 @@ def contenders(lab: Lab, steps: int) -> dict[str, MaskedTraining]:
     made: dict[str, MaskedTraining] = {
         "plain": MaskedTraining(lab.network(0), replace(ticket, mask=tenth), recipe, lab.data_on, Progress(0))
     }
-    for kind in KINDS:
-        initial = {"jackpot": "two_level", "edge_popup": "kaiming_uniform"}.get(kind, "scaled")
-        by_layer = kind in ("jackpot", "edge_popup")
-        search = Search(
-            kind=kind, optim=lab.recipe.optim, lr=lab.recipe.lr, initial=initial, seed=0, density=0.1,
-            counts=dict(tenth.layer_kept) if by_layer else None, inverse_gamma=1e-4,
-        )  # fmt: skip
-        made[kind] = KINDS[kind](search, lab.network(0), ticket, recipe, lab.data_on, Progress(0))
+    counts = dict(tenth.layer_kept)
+    searches = {
+        "jackpot": Jackpot(allocation={}).search(lab, counts),
+        "edge_popup": replace(EdgePopup(density=0.1).search(lab), counts=counts),
+        "bip": BiP().search(lab),
+        "bip_repo": BiP(variant="repo").search(lab),
+    }
+    for kind, options in searches.items():
+        search = replace(options, optim=lab.recipe.optim, lr=lab.recipe.lr)
+        made[kind] = ScoreSearch(search, lab.network(0), ticket, recipe, lab.data_on, Progress(0))
     for module in made.values():
         module.prepare(module.configure_optimizers())
     return made
@@ -82,7 +87,7 @@ def held(module: MaskedTraining) -> float:
     if isinstance(module, ScoreSearch):
         tensors += [*module.masks, *module.effective]
         tensors += [*module.scores] if module.scores[0].data_ptr() != module.weights[0].data_ptr() else []
-        optimizers.append(module.score_optimizer)
+        optimizers += [optimizer for optimizer, _ in module.optimizers_beside.values()]
     else:
         tensors += module.masked_step.masks
     for optimizer in optimizers:

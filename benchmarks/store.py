@@ -22,14 +22,15 @@ from rich.table import Table
 
 from lottery.compose import composed
 from lottery.config import settings
+from lottery.lease import Lease
+from lottery.signals import StopFlag
 from lottery.stages.lab import Lab
-from lottery.stages.lease import Lease
-from lottery.stages.train import TrainStages
+from lottery.state import snapshot
 from lottery.study import Study
 from lottery.ticket import Mask, Ticket
 from lottery.training.checkpoint import load_checkpoint, save_checkpoint
-from lottery.training.module import MaskedTraining, Progress, snapshot
-from lottery.training.signals import StopFlag
+from lottery.training.module import MaskedTraining
+from lottery.training.progress import Progress
 
 INTERVAL = 600.0  # seconds between checkpoints, by default
 QUIET = ("tracker=none", "trainer=cpu", "trainer.progress=false", "trainer.threads=1")
@@ -117,8 +118,7 @@ def main() -> None:
         with redirect_stdout(StringIO()):
             Study(cfg).run()
         lab = Lab(settings(cfg), StopFlag(), _ignore)
-        stages: TrainStages = lab._trainings
-        times("a stage that is found", lambda: stages.run(lab.initial, None, set()), repeats)
+        times("a stage that is found", lambda: lab._train_stage(lab.initial, None, set()), repeats)
 
         def leased() -> None:
             lease = Lease(folder / "stage")

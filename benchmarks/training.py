@@ -1,6 +1,6 @@
 """Steps per second of our training against a bare PyTorch loop that does the same arithmetic, in one run.
 
-    python benchmarks/training.py [--data DIR] [--pairs 5]
+    python benchmarks/training.py [--data DIR, or LOTTERY_DATA] [--pairs 5]
 
 Each pair times the bare loop and ours one after the other, in turn; the ratio is taken pair by pair, so that a machine
 whose speed drifts does not bias it. Ours is the whole of Lightning's `fit`, with masks, progress and loss recording.
@@ -9,7 +9,9 @@ whose speed drifts does not bias it. Ours is the whole of Lightning's `fit`, wit
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -25,16 +27,18 @@ from torch import Tensor, nn
 from lottery.compose import composed
 from lottery.config import settings
 from lottery.data.load import load
+from lottery.errors import reported
 from lottery.models.build import build
 from lottery.pruning.controls import shuffled
 from lottery.pruning.prunable import prunable
 from lottery.pruning.prune import prune
+from lottery.recipe import Recipe
 from lottery.state import StateRef
 from lottery.ticket import Mask, Ticket
 from lottery.tracking.terminal import Terminal
 from lottery.training.fit import fit
-from lottery.training.module import Hooks, MaskedTraining, Progress
-from lottery.training.recipe import Recipe
+from lottery.training.module import Hooks, MaskedTraining
+from lottery.training.progress import Progress
 
 Batch = tuple[Tensor, Tensor]
 
@@ -121,9 +125,9 @@ def measure(
     return [preset, str(steps), f"{rate[0]:.1f}", f"{rate[1]:.1f}", f"{statistics.median(ratios):.3f}", spread]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="data")
+    parser.add_argument("--data", default=os.environ.get("LOTTERY_DATA", "data"))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -136,7 +140,8 @@ def main() -> None:
     table.add_row(*measure("lth_resnet20", paths, 20, arguments.pairs, cifar_batches))
     table.add_row(*measure("lth_resnet20", [*paths, "train.channels_last=true"], 20, arguments.pairs, cifar_batches))
     Console().print(table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(reported(main))

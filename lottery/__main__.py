@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,10 +10,12 @@ from pathlib import Path
 
 from lottery import __version__
 from lottery.arguments import Arguments, help_text
-from lottery.run import reported, run, stop_on_signals
-from lottery.training.signals import StopFlag
+from lottery.errors import ConfigError, reported
+from lottery.printing import prepare_streams
+from lottery.run import run
+from lottery.signals import StopFlag, stop_on_signals
 
-# Words before the overrides: word -> "module:function", a function of the other arguments that returns an exit status.
+# Commands: name -> "module:function", a function of the remaining arguments that returns the exit status.
 COMMANDS: dict[str, str] = {
     "submit": "lottery.launch.commands:submit",
     "status": "lottery.launch.status:status",
@@ -21,32 +24,43 @@ COMMANDS: dict[str, str] = {
     "sync": "lottery.tracking.sync:sync",
     "doctor": "lottery.doctor:doctor",
     "compare": "lottery.analysis.compare:compare",
-    "report": "lottery.analysis.report.command:report",
+    "report": "lottery.report.command:report",
     "export": "lottery.export.command:export",
     "paper": "lottery.papers.command:paper",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, and return the exit status: 0 done, 1 failed, 2 the configuration is wrong, 128 + signal interrupted.
+    """Run the command line, and return the exit status: 0 done, 1 failed, 2 wrong configuration, 128 + signal.
 
-    Whatever goes wrong is one line on stderr. Nothing slow is imported before the configuration is known to be valid.
+    Errors are printed as one line on stderr. Nothing slow is imported before the configuration is known to be valid.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
     if args and args[0] in COMMANDS:
         return reported(lambda: command(*args))
     with stop_on_signals() as stop:
         return reported(lambda: dispatch(args, stop))
 
 
+def check_directory() -> None:
+    """Raise ConfigError where the working directory is gone."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the working directory was deleted; change to one that exists") from error
+
+
 def command(word: str, *args: str) -> int:
-    """One of COMMANDS. They have no state to save: a signal ends them at once."""
+    """Run one of COMMANDS. A signal ends a command at once, as it has no state to save."""
+    check_directory()
     module, _, function = COMMANDS[word].partition(":")
     return getattr(import_module(module), function)(list(args))
 
 
 def dispatch(args: list[str], stop: StopFlag) -> int:
-    """The help, the version, the printed configuration, a sweep, or one study."""
+    """Show the help, the version or the configuration, or run a sweep or one study."""
+    check_directory()
     asked = Arguments.parse(args, COMMANDS)
     if asked.help or not args:
         return show(help_text(asked.config_dir, COMMANDS))
@@ -67,7 +81,7 @@ def dispatch(args: list[str], stop: StopFlag) -> int:
 
 
 def show(text: str) -> int:
-    """Print, and be done."""
+    """Print the text, and return 0, the exit status of success."""
     print(text)
     return 0
 

@@ -1,4 +1,4 @@
-"""The command line, read: options, overrides, and the help. Torch-free."""
+"""Read the command line: options, overrides, and the help. Torch-free."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VALUED = {"--config": "config", "--config-dir": "config_dir"}
 
 
 class CommandParser(ArgumentParser):
-    """The arguments of a command (`python -m lottery store ...`). What is wrong with them is a ConfigError."""
+    """A parser of a command's arguments (`python -m lottery store ...`) that raises ConfigError for wrong ones."""
 
     def __init__(self, command: str, about: str) -> None:
         prog = f"python -m lottery {command}"
@@ -40,7 +40,7 @@ class CommandParser(ArgumentParser):
 
 @dataclass
 class Arguments:
-    """What the command line asks for."""
+    """The parsed command line of a study or a sweep."""
 
     overrides: list[str] = field(default_factory=list)
     config: str | None = None
@@ -52,7 +52,7 @@ class Arguments:
 
     @classmethod
     def parse(cls, args: Sequence[str], commands: Collection[str] = ()) -> Arguments:
-        """Raises ConfigError for an unknown option, one without its value, and a word that is no override."""
+        """Parse the arguments. Raises ConfigError for unknown, incomplete or contradictory ones."""
         asked, rest = cls(), iter(args)
         for arg in rest:
             name, given, value = arg.partition("=")
@@ -77,7 +77,7 @@ class Arguments:
 
 
 def unknown_word(word: str, commands: Collection[str]) -> str:
-    """A word that is neither a command nor an override."""
+    """Return the error message for a word that is neither a command nor an override."""
     from lottery.compose import groups
 
     experiments = groups()["exp"]
@@ -88,7 +88,7 @@ def unknown_word(word: str, commands: Collection[str]) -> str:
 
 
 def help_text(config_dir: str | None, commands: Collection[str]) -> str:
-    """The usage, the experiments with what they are, and every other group with its options."""
+    """Return the usage, the experiments with a short description, and every other group with its options."""
     from lottery.compose import groups
 
     options = groups(config_dir)
@@ -103,12 +103,13 @@ def help_text(config_dir: str | None, commands: Collection[str]) -> str:
 
 
 def experiment_lines(names: Sequence[str], config_dir: str | None) -> list[str]:
-    """Each experiment with the first words of the comment that its file opens with."""
-    from lottery.compose import found_in
+    """Return a line for each experiment: its name, and the first words of the comment at the top of its file."""
+    from lottery.compose import config_files
 
     width, lines = max(map(len, names)), []
     for name in names:
-        comments = [line for line in found_in("exp", name, config_dir).read_text().splitlines() if line[:1] == "#"]
-        about = next((line for line in comments if "@package" not in line), "").lstrip("# ").partition(": ")[0]
+        text = config_files(config_dir, f"exp/{name}.yaml")[0].read_text(encoding="utf-8")
+        comments = [line for line in text.splitlines() if line[:1] == "#" and "@package" not in line]
+        about = "".join(comments[:1]).lstrip("# ").partition(": ")[0]
         lines.append(f"  {name:<{width}}  {shorten(about, 110 - width, placeholder=' ...')}".rstrip())
     return lines

@@ -1,7 +1,4 @@
-"""Compose and check a configuration, from overrides or from a run folder's config.yaml. The only place that asks Hydra.
-
-Torch-free, and needs no data; everything that is wrong comes out as a ConfigError of one line.
-"""
+"""Compose and check a configuration, from overrides or a run folder's config.yaml. Needs neither torch nor data."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -24,43 +20,42 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.config import Config, check, method_options, register, study_key
-from lottery.errors import ConfigError, cause
+from lottery.config import Config, register, study_key
+from lottery.config.check import check, expand_home_
+from lottery.errors import ConfigError, LotteryError, cause
 from lottery.explain import described, explain, unknown_key, unreadable
+from lottery.files import Unreadable
+from lottery.overrides import as_written, sets_key
+from lottery.parts import method_options
+from lottery.saved import kinds, read_saved
 
-# Groups in which a preset sets single keys, and an option chosen on the command line is meant as a whole.
+# Groups of which a preset sets single keys. An option chosen on the command line replaces these keys.
 CHOSEN = {"rewind", "optim", "schedule"}
 
 
 def config_folder() -> Path:
-    """Where the project's own configs lie: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the project's configs: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return inside if inside.exists() else package.parent / "conf"
 
 
-def config_folders(config_dir: str | None) -> list[Path]:
-    """Where configs are looked for: first in the user's own folder."""
-    return [*([Path(config_dir)] if config_dir else []), config_folder()]
+def config_files(config_dir: str | None, pattern: str = "*/*.yaml") -> list[Path]:
+    """List the config files that match a pattern: first the user's own, then the project's."""
+    roots = [*([Path(config_dir)] if config_dir else []), config_folder()]
+    return [path for root in roots for path in root.glob(pattern)]
 
 
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
-    """Every config group with its options: the project's, and those of the user's own folder."""
+    """Map every config group to its options, both the project's and the user's own."""
     found: dict[str, set[str]] = {}
-    for root in config_folders(config_dir):
-        for path in root.glob("*/*.yaml"):
-            found.setdefault(path.parent.name, set()).add(path.stem)
+    for path in config_files(config_dir):
+        found.setdefault(path.parent.name, set()).add(path.stem)
     return {group: sorted(options) for group, options in sorted(found.items())}
 
 
-def found_in(group: str, option: str, config_dir: str | None = None) -> Path:
-    """The file of a group's option."""
-    paths = (root / group / f"{option}.yaml" for root in config_folders(config_dir))
-    return next(path for path in paths if path.exists())
-
-
 class OwnConfigs(SearchPathPlugin):
-    """Hydra looks for a config in the user's own folder before it looks in the project's."""
+    """A Hydra plugin that searches the user's own folder before the project's configs."""
 
     folder: ClassVar[str | None] = None
 
@@ -71,7 +66,7 @@ class OwnConfigs(SearchPathPlugin):
 
 @contextmanager
 def hydra_opened(config_dir: str | None = None) -> Iterator[None]:
-    """Hydra over the project's configs and the user's own."""
+    """Initialise Hydra, for the block, with the project's configs and the user's own."""
     if config_dir is not None:
         check_config_dir(Path(config_dir))
     register()
@@ -87,7 +82,7 @@ def hydra_opened(config_dir: str | None = None) -> Iterator[None]:
 
 
 def check_config_dir(folder: Path) -> None:
-    """Raise ConfigError where `folder` is not one of config groups."""
+    """Raise ConfigError where `folder` does not exist or holds a whole configuration instead of config groups."""
     if not folder.is_dir():
         raise ConfigError.of("--config-dir", str(folder), "a folder with configs, such as DIR/exp/NAME.yaml")
     if (folder / "config.yaml").exists():
@@ -98,10 +93,11 @@ def check_config_dir(folder: Path) -> None:
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
-    """The checked configuration of these overrides; `config_dir` adds a user's own configs.
+    """Return the checked configuration of these overrides. config_dir: a folder of the user's own configs.
 
-    Raises ConfigError in one line. Needs neither torch nor data, and takes a fraction of a second.
+    Raises ConfigError, with a message of one line, for any error. Takes a fraction of a second.
     """
+    overrides = as_written(overrides)
     for override in overrides:
         if is_hydra(override):
             raise ConfigError(f"{override}: launchers and their options are for sweeps: add -m and a launcher")
@@ -112,64 +108,64 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> DictCon
 
 
 def choose_(cfg: DictConfig, overrides: Sequence[str], config_dir: str | None = None) -> None:
-    """Let what the command line chooses win over what a preset sets: `rewind=init` means the initial weights.
+    """Let an option chosen on the command line override a preset: `rewind=init` means the initial weights.
 
-    Hydra merges a preset's values over any option of the group; a key given by itself (rewind.to=2ep) still wins.
+    Hydra alone would merge the preset's keys over the option. A key on the command line (rewind.to=2ep) still wins.
     """
     given, known = dict(override.split("=", 1) for override in overrides if "=" in override), groups(config_dir)
     for group in CHOSEN & set(given):
-        if given[group] not in known[group]:  # not an option of the group but values: optim={lr: 0.1}
+        if given[group] not in known[group]:  # a mapping instead of an option's name: optim={lr: 0.1}
             continue
-        option = OmegaConf.to_container(OmegaConf.load(found_in(group, given[group], config_dir)))
-        assert isinstance(option, dict)
+        file = config_files(config_dir, f"{group}/{given[group]}.yaml")[0]
+        option: Any = OmegaConf.to_container(OmegaConf.load(file))
         cfg[group].update({key: option[key] for key in map(str, option) if f"{group}.{key}" not in given})
 
 
 def is_hydra(override: str) -> bool:
-    """Whether an override is about Hydra itself, not about the study."""
+    """Whether an override sets an option of Hydra itself, not of the study."""
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
 @contextmanager
 def explained(overrides: Sequence[str], config_dir: str | None) -> Iterator[None]:
-    """What Hydra raises inside, as a ConfigError of one line."""
+    """Turn any exception that Hydra raises in the block into a ConfigError with a message of one line."""
     try:
         yield
-    except ConfigError:
+    except LotteryError:
         raise
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+    except Exception as error:  # Hydra does not catch every wrong value itself: optim=[null] is a TypeError
         known = groups(config_dir)
 
         def base() -> DictConfig:
-            chosen = [o for o in overrides if o.partition("=")[0].lstrip("+") in known]
             try:
-                return compose("config", overrides=chosen)
-            except Exception:  # the choices are what is wrong
+                return compose("config", overrides=[o for o in overrides if o.partition("=")[0].lstrip("+") in known])
+            except Exception:  # one of the choices is wrong
                 return compose("config")
 
         raise ConfigError(explain(error, overrides, known, base)) from error
 
 
 def checked(cfg: DictConfig, config_dir: str | None = None) -> DictConfig:
-    """The configuration complete, every key known and every value in its range. Raises ConfigError."""
+    """Complete and check a configuration: every key known, every value in its range. Raises ConfigError."""
     try:
         for key in unknown_keys(cfg):
             raise ConfigError(unknown_key(key, lambda: cfg, groups(config_dir)))
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        expand_home_(cfg)
         check(cfg)
         cfg.method = method_options(cfg.method)
-    except (OmegaConfBaseException, RecursionError) as error:
-        if isinstance(error, OmegaConfBaseException):
-            raise ConfigError(described(error, lambda: cfg, groups(config_dir))) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(described(error, lambda: cfg, groups(config_dir))) from error
+    except RecursionError as error:
         raise ConfigError(f"an interpolation refers to itself: {cause(error)}") from error
     return cfg
 
 
 def unknown_keys(node: DictConfig, schema: type | None = Config, prefix: str = "") -> Iterator[str]:
-    """Keys that `+` added to a dataclass that does not have them."""
-    known = {field.name for field in fields(schema)} if schema else set(node)
-    for name in map(str, node):
-        child = node._get_node(name)
+    """Yield the keys that `+` added to a dataclass without such a field."""
+    known = {field.name for field in fields(schema)} if schema else set(map(str, node))
+    for key in node:
+        name, child = str(key), node._get_node(key)
         if name not in known:
             yield f"{prefix}{name}"
         elif isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
@@ -181,35 +177,38 @@ def unknown_keys(node: DictConfig, schema: type | None = Config, prefix: str = "
 
 
 def loaded(path: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """A run folder's config.yaml, with `key=value` overrides: running it again gives the same study key."""
+    """Load a run folder's config.yaml, and set `key=value` overrides. Without any, the study key is unchanged."""
     cfg: DictConfig = OmegaConf.structured(Config)
     try:
         cfg.merge_with(saved(path))
         OmegaConf.set_struct(cfg, True)
         check_belongs(path, checked(cfg))
         follow_again_(cfg)
-        for override in single_keys(overrides, cfg):
+        for override in single_keys(overrides):
             OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
     except OmegaConfBaseException as error:
         raise ConfigError(described(error, lambda: cfg, groups())) from error
+    except (ValueError, TypeError, AttributeError, IndexError) as error:  # OmegaConf.update: a list has no key x
+        raise ConfigError(f"{' '.join(overrides)}: cannot be set: {cause(error)}") from error
     return checked(cfg)
 
 
 def saved(path: Path) -> Mapping[str, Any]:
-    """The file's content. ConfigError where it cannot be read or is not whole."""
+    """Return the values of the file. Raises ConfigError where it is unreadable, incomplete or not resolved."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"--config: {path}: cannot be read: {' '.join(str(error).split())}") from error
-    wanted = [field.name for field in fields(Config)]
-    missing = [name for name in wanted if not isinstance(values, dict) or name not in values]
-    if missing:
+        values = read_saved(path)
+    except Unreadable as error:
+        raise ConfigError(f"--config: {error}") from error
+    if missing := [field.name for field in fields(Config) if field.name not in values]:
         raise ConfigError(f"--config: {path}: not a whole config.yaml of a run folder, it has no {', '.join(missing)}")
-    return values  # type: ignore[return-value]
+    for name in dict.fromkeys(key.partition(".")[0] for key in kinds() if "." in key):
+        if not isinstance(values[name], dict):
+            raise ConfigError(f"--config: {path}: {name}: got {values[name]!r}, expected its keys and values")
+    return values
 
 
 def check_belongs(path: Path, cfg: DictConfig) -> None:
-    """Raise ConfigError where a file in a study's folder is not that study's configuration: damaged or edited."""
+    """Raise ConfigError where a file in a run folder does not give that folder's study key: damaged or edited."""
     folder = path.resolve().parent.name
     if re.fullmatch(r"[0-9a-f]{12}", folder) and study_key(cfg) != folder:
         raise ConfigError(
@@ -219,9 +218,9 @@ def check_belongs(path: Path, cfg: DictConfig) -> None:
 
 
 def follow_again_(cfg: DictConfig) -> None:
-    """Let values that equal what they follow by default (seeds.init follows seed) follow it again.
+    """Restore the default reference of a value that equals its target (seeds.init follows seed).
 
-    Otherwise `--config FILE seed=1` would change the key of the study and none of its seeds.
+    Otherwise `--config FILE seed=1` would change the key of the study but none of its seeds.
     """
     schema = OmegaConf.structured(Config)
     for section in ("seeds", "paths"):
@@ -233,17 +232,16 @@ def follow_again_(cfg: DictConfig) -> None:
                     cfg[section][name] = written
 
 
-def single_keys(overrides: Sequence[str], cfg: DictConfig) -> list[Override]:
-    """Overrides of single keys, parsed. Raises ConfigError for any other kind."""
+def single_keys(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides of single keys. Raises ConfigError for any other kind of override."""
     parsed = []
-    for text in overrides:
+    for text in as_written(overrides):
         try:
             [override] = OverridesParser.create().parse_overrides([text])
         except HydraException as error:
             raise ConfigError(unreadable(text)) from error
-        key = override.key_or_group
-        group = key in groups() and not isinstance(override.value(), dict)
-        if group or override.type is None or override.type.name != "CHANGE" or override.is_sweep_override():
+        chooses = override.key_or_group in groups() and not isinstance(override.value(), dict)
+        if chooses or not sets_key(override):
             raise ConfigError(f"{text}: with --config only single keys can be changed, such as optim.lr=0.1")
         parsed.append(override)
     return parsed

@@ -1,4 +1,4 @@
-"""`python -m lottery doctor`: what this machine and its cluster offer a study, and what is wrong."""
+"""`python -m lottery doctor`: check whether this machine and its cluster are ready for studies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from lottery.arguments import CommandParser
 from lottery.checkup.cluster import check_cluster
 from lottery.checkup.findings import Finding, show
 from lottery.checkup.folders import check_data, check_folders
+from lottery.checkup.machine import check_devices, check_libraries, check_processors, check_wandb
 from lottery.compose import composed
 from lottery.config import Config, settings
 from lottery.launch import scheduler
@@ -21,7 +22,7 @@ the folders that these name; nothing stays there. Exit status: 0 when there is n
 
 
 def doctor(args: list[str]) -> int:
-    """The command. Raises ConfigError for overrides that are wrong."""
+    """Run the command; return 1 where a check finds a problem, else 0. Raises ConfigError for wrong overrides."""
     parser = CommandParser("doctor", ABOUT)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a study")
     parser.add_argument("--config-dir", metavar="DIR", help="your own configs")
@@ -29,7 +30,7 @@ def doctor(args: list[str]) -> int:
     config = settings(composed(asked.overrides, asked.config_dir))
     found = quick(config)
     show(found)
-    slow = devices_and_wandb(config)
+    slow = [*check_devices(config), check_wandb(config)]
     show(slow)
     wrong = [finding.topic for finding in (*found, *slow) if finding.level == "problem"]
     topics = ", ".join(dict.fromkeys(wrong))
@@ -38,9 +39,7 @@ def doctor(args: list[str]) -> int:
 
 
 def quick(config: Config) -> list[Finding]:
-    """Everything that needs no slow import."""
-    from lottery.checkup.machine import check_libraries, check_processors
-
+    """Run every check that needs no slow import."""
     folders = {"paths.runs": Path(config.paths.runs), "paths.store": Path(config.paths.store)}
     return [
         *check_cluster(config.train.checkpoint_minutes),
@@ -49,10 +48,3 @@ def quick(config: Config) -> list[Finding]:
         *check_processors(config),
         *check_data(Path(config.paths.data), config.data),
     ]
-
-
-def devices_and_wandb(config: Config) -> list[Finding]:
-    """What only torch and wandb know."""
-    from lottery.checkup.machine import check_devices, check_wandb
-
-    return [*check_devices(config), *check_wandb(config)]

@@ -1,14 +1,19 @@
-"""The errors that a user sees: one line each, with the exit status that the command line promises."""
+"""Errors that a user sees: one line each, and the exit status of the command line."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import signal
-from collections.abc import Iterable
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+
+from lottery.printing import say
 
 
 class LotteryError(Exception):
-    """The run failed for a reason that one line can name. Exit status 1."""
+    """The run failed for a reason that fits in one line. Exit status 1."""
 
     exit_status = 1
 
@@ -20,7 +25,7 @@ class ConfigError(LotteryError):
 
     @classmethod
     def of(cls, key: str, got: object, expected: str) -> ConfigError:
-        """The usual form: which key, what it got, what it may be."""
+        """Return an error of the usual form: the key, the value it got, and the values that are allowed."""
         return cls(f"{key}: got {got!r}, expected {expected}")
 
 
@@ -35,7 +40,7 @@ class Interrupted(LotteryError):
 
 
 def cause(error: BaseException) -> str:
-    """What an exception says, in one line: all of it for our own, the first line and the kind for any other."""
+    """Describe an exception in one line: a LotteryError's whole message, type and first line of any other."""
     if isinstance(error, LotteryError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
@@ -45,19 +50,43 @@ def cause(error: BaseException) -> str:
     return f"{kind}: {first}" if first else kind
 
 
+def reported(work: Callable[[], int], what: str = "") -> int:
+    """Run `work`, and return its exit status. Print an exception as one line on stderr, which begins with `what`.
+
+    The traceback of a failed run is in its study.log; HYDRA_FULL_ERROR=1 prints it, too.
+    """
+    try:
+        status = work()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of stdout is gone, as with `| head`: print and flush nothing more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exception(error)
+        line, status = cause(error), error.exit_status if isinstance(error, LotteryError) else 1
+        if isinstance(error, KeyboardInterrupt):
+            line = "interrupted at once; the same command continues from the last saved state"
+            status = 128 + signal.SIGINT
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+        say(f"lottery: {what and what + ': '}{line}{notes}", error=True)
+        return status
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean 'train.steps'?)` where one of the words is close to `word`, else nothing."""
+    """Return ` (did you mean 'train.steps'?)` where one of the words is close to `word`, else ""."""
     found = closest(word, words)
     return f" (did you mean {found!r}?)" if found else ""
 
 
 def closest(word: str, words: Iterable[str]) -> str | None:
-    """The one of the words that was probably meant, if any is close.
+    """Return the closest of the words, or None where none is close.
 
-    A dotted key may be meant by its last part alone (`lr`), a name by its beginning (`lenett` for lenet_300_100).
+    A dotted key is also found by its last part (`lr`), a name by its beginning (`lenett` for lenet_300_100).
     """
     known = [name for name in words if name != word]
-    last = {key.rpartition(".")[2]: key for key in reversed(known)}  # of several with the same end the first stays
+    last = {key.rpartition(".")[2]: key for key in reversed(known)}  # the first of several keys with the same last part
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     close = close or [last[name] for name in difflib.get_close_matches(word, last, n=1, cutoff=0.6)]
     if not close and len(word) > 3:

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf raise, as one line each: the key, what it got, what it may be, the way out. Torch-free."""
+"""Turn errors of Hydra and OmegaConf into one line: the key, its value, the allowed values, the remedy. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import yaml
-from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -20,16 +20,16 @@ from omegaconf.errors import (
 )
 
 from lottery.errors import cause, closest, nearest
+from lottery.parts import WORDS
 
 Groups = Mapping[str, Sequence[str]]  # config group -> its options
-Base = Callable[[], DictConfig]  # a sound configuration, for the keys there are; asked for only where it is needed
+Base = Callable[[], DictConfig]  # composes a valid configuration, whose keys are the known ones; called only if needed
 
-KINDS = {FloatNode: "a number", IntegerNode: "a whole number", BooleanNode: "true or false", StringNode: "a text"}
-ELEMENTS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+NO_KEY = "expected key=value, group=option or +exp=NAME: there is an override without a key"
 
 
 def explain(error: Exception, overrides: Sequence[str], groups: Groups, base: Base) -> str:
-    """One line from what was raised while composing."""
+    """Return the message for an error that was raised while composing."""
     where = re.match(r"In '(?!config'|hydra/)([^']+)'", str(error))
     suffix = f" (in {where[1]}.yaml)" if where else ""
     if isinstance(error, OverrideParseException):
@@ -37,25 +37,23 @@ def explain(error: Exception, overrides: Sequence[str], groups: Groups, base: Ba
     if isinstance(error, MissingConfigException):
         return missing_option(error, groups) + suffix
     if isinstance(error, yaml.MarkedYAMLError):
-        return broken_yaml(error)
-    inner = omegaconf_error(error)
-    if inner is not None:
+        mark = error.problem_mark
+        place = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config file"
+        return f"{place}: not valid YAML: {error.problem}"
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, OmegaConfBaseException):
+        inner = inner.__cause__ or inner.__context__
+    if inner is not None:  # an OmegaConf error knows key, value and type
         return described(inner, base, groups, str(error)) + suffix
+    if isinstance(error, OSError):
+        return cause(error)
+    if not isinstance(error, HydraException):  # raised by Python inside Hydra: its message does not help a user
+        return wrong_choice(overrides, groups)
     return composition(str(error), overrides, groups, base) + suffix
 
 
-def omegaconf_error(error: BaseException | None) -> OmegaConfBaseException | None:
-    """The first of OmegaConf's errors among an error and what led to it: it knows key, value and type."""
-    while error is not None and not isinstance(error, OmegaConfBaseException):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-# -- a wrong value ----------------------------------------------------------------------------------------------------
-
-
 def described(error: OmegaConfBaseException, base: Base, groups: Groups, outer: str = "") -> str:
-    """A wrong value, an unknown key or a missing value. `outer` is what Hydra made of it."""
+    """Return the message for a wrong value, an unknown key or a missing value. outer: the message of Hydra's error."""
     key = error.full_key or ""
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         named = re.search(r"Could not \w+ '([^']+)'", outer)  # Hydra names `trian.steps`, OmegaConf `trian`
@@ -75,35 +73,39 @@ def described(error: OmegaConfBaseException, base: Base, groups: Groups, outer: 
         return f"{key}: cannot be left out, only set to another value"
     if isinstance(error, ValidationError) and key:
         return f"{key}: got {shown(error.value)}, expected {expected(error)}"
+    if "Cannot merge DictConfig with ListConfig" in str(error):
+        return f"{key}: got a mapping, expected a list such as [a,b]"
     return f"{key}: {cause(error).partition(': ')[2]}" if key else cause(error)
 
 
 def expected(error: OmegaConfBaseException) -> str:
-    """What the node that refused a value takes."""
-    node, parent = error.child_node, error.parent_node
-    if isinstance(parent, ListConfig):
-        element = next(iter(get_args(error.ref_type)), None)
-        return ELEMENTS.get(element, "another kind of value")  # type: ignore[arg-type]
+    """Describe the kind of value that is allowed where this error's value was refused."""
+    node = error.child_node
+    if isinstance(error.parent_node, ListConfig):
+        return kind_of(next(iter(get_args(error.ref_type)), None))
     if isinstance(node, DictConfig) and typed(node):
         return f"its keys one by one: {', '.join(names(node))}"
     if isinstance(node, DictConfig):
         return "a mapping such as {name: value}"
-    text = "a list such as [a,b]" if isinstance(node, ListConfig) else KINDS.get(type(node), "another kind of value")
-    return text + (" or null" if node is not None and node._metadata.optional else "")
+    about = getattr(node, "_metadata", None)
+    text = "a list such as [a,b]" if isinstance(node, ListConfig) else kind_of(about and about.ref_type)
+    return text + (" or null" if about and about.optional else "")
+
+
+def kind_of(declared: Any) -> str:
+    """Describe a plain type in words, such as "a whole number"."""
+    return WORDS.get(getattr(declared, "__name__", ""), "another kind of value")
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
-
-
-# -- an unknown name --------------------------------------------------------------------------------------------------
+    """Return a value as it is written on the command line."""
+    return {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else repr(value)
 
 
 def unknown_key(key: str, base: Base, groups: Groups, parent: DictConfig | None = None) -> str:
-    """A key or a group that does not exist. `parent` is the node that has no such key, where it is known."""
+    """Return the message for a key or group that does not exist. parent: the node that lacks the key, if known."""
+    if not key:
+        return NO_KEY
     if key == "exp":
         return "exp: an experiment is added with a plus: +exp=NAME"
     (path, _, last), sound = key.rpartition("."), base()
@@ -113,13 +115,13 @@ def unknown_key(key: str, base: Base, groups: Groups, parent: DictConfig | None 
         meant = closest(last, siblings)
         hint = f" (did you mean '{path}.{meant}'?)" if meant else ""
         return f"{key}: no such key{hint}; {path} has {', '.join(siblings)}"
-    # What `+` may have added under the key itself is not meant.
+    # Do not suggest keys that `+` added below the unknown key.
     known = [name for name in [*keys(sound), *groups] if not f"{name}.".startswith(f"{key}.")]
     return f"{key}: no such key{nearest(key, known)}"
 
 
 def missing_option(error: MissingConfigException, groups: Groups) -> str:
-    """A group's option that does not exist."""
+    """Return the message for an option that its group does not have."""
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     options = groups.get(group) or [name for name in error.options or [] if not name.startswith("schema")]
     if not group or not options:
@@ -128,17 +130,17 @@ def missing_option(error: MissingConfigException, groups: Groups) -> str:
 
 
 def names(node: DictConfig, but: str = "") -> list[str]:
-    """A node's own keys, without `_target_` and its kin, and without `but`."""
+    """List a node's keys, except `but` and those of Hydra such as `_target_`."""
     return [str(name) for name in node if not str(name).startswith("_") and name != but]
 
 
 def typed(node: Any) -> bool:
-    """Whether a node is a dataclass, so that keys cannot be added."""
+    """Whether a node is a dataclass, to which no key can be added."""
     return isinstance(node, DictConfig) and OmegaConf.get_type(node) not in (dict, None)
 
 
 def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a configuration."""
+    """Yield every dotted key of a configuration."""
     for name in map(str, node):
         yield f"{prefix}{name}"
         value = node._get_node(name)
@@ -146,25 +148,15 @@ def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from keys(value, f"{prefix}{name}.")
 
 
-# -- what cannot be composed ------------------------------------------------------------------------------------------
-
-
 def unreadable(override: str) -> str:
-    """An override that Hydra's grammar does not read."""
+    """Return the message for an override that Hydra's grammar cannot parse."""
     if "=" not in override:
         return f"{override}: expected key=value, group=option or +exp=NAME"
     return f"{override}: cannot be read: close every bracket and quote; a text with special characters goes in quotes"
 
 
-def broken_yaml(error: yaml.MarkedYAMLError) -> str:
-    """A file that is not YAML."""
-    mark = error.problem_mark
-    place = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config file"
-    return f"{place}: not valid YAML: {error.problem}"
-
-
 def composition(text: str, overrides: Sequence[str], groups: Groups, base: Base) -> str:
-    """Hydra's own complaints, by their wording in 1.3."""
+    """Return the message for an error of Hydra that is recognised by its wording in Hydra 1.3."""
     for pattern, line in COMPLAINTS.items():
         found = re.search(pattern, text)
         if found:
@@ -179,14 +171,15 @@ def composition(text: str, overrides: Sequence[str], groups: Groups, base: Base)
 
 
 def several(override: str) -> str:
+    """Return the message for several values of one key without -m."""
     key, _, value = override.partition("=")
     listed = "" if "(" in value else f", or write {key}=[{value}] for a list"
     return f"{key}: got several values, {value}: add -m to run a study for each{listed}"
 
 
 def twice(key: str) -> str:
-    other = f"; to choose another option leave out the plus: {key}=NAME"
-    return f"{key}: given twice" + (other if key != "exp" else "")
+    """Return the message for a key given twice. `exp` always needs its plus: it has no default to replace."""
+    return f"{key}: given twice" + f"; to choose another option leave out the plus: {key}=NAME" * (key != "exp")
 
 
 COMPLAINTS: dict[str, Callable[[str], str]] = {
@@ -194,16 +187,18 @@ COMPLAINTS: dict[str, Callable[[str], str]] = {
     r"(\S+) appears more than once in the final": twice,
     r"Multiple values for (\S+)\.": twice,
     r"An item is already at '(.+?)'": lambda key: f"{key}: is there already: leave out the plus",
+    r"Could not delete from config\. The value of '(.+?)'": lambda key: f"{key}: has another value; ~{key} deletes it",
     r"You must specify '(.+?)'": lambda key: f"{key}: nothing chosen; --help lists the options",
 }
 
 
 def wrong_choice(overrides: Sequence[str], groups: Groups) -> str:
-    """A group that was given something else than the name of an option."""
+    """Return the message for a group whose value is neither an option's name nor a list of such names."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in groups:
-            options = ", ".join(groups[key])
-            if value not in groups[key]:
-                return f"{key}: got {value}, expected one of {options}"
-    return "expected key=value, group=option or +exp=NAME: there is an override without a key"
+        listed = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else value
+        if key in groups and any(part.strip() not in groups[key] for part in listed.split(",")):
+            return f"{key}: got {value}, expected one of {', '.join(groups[key])}"
+    if any(not override.lstrip("+~").partition("=")[0] for override in overrides):
+        return NO_KEY
+    return f"{' '.join(overrides)}: cannot be composed; leave one out after the other to see which is wrong"

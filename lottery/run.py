@@ -1,102 +1,79 @@
-"""Run one study from the command line: signals, the slow imports, and one line for whatever goes wrong."""
+"""Run one study: count the attempt, and do slow imports only when the configuration is known to be valid."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lottery.errors import ConfigError, Interrupted, LotteryError, cause
-from lottery.training.signals import HANDLED, StopFlag
+from lottery.errors import ConfigError, Interrupted
+from lottery.record.status import Status
+from lottery.signals import StopFlag
+from lottery.stages.attempts import Attempts, Standstill
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from lottery.ranks.alone import Alone
+
 
 def run(cfg: DictConfig, stop: StopFlag) -> int:
-    """One study; 0 when it is done. The slow imports start here, when the configuration is known to be valid.
+    """Run one study; return 0 when it is done.
 
-    Raises ConfigError before anything is written, LotteryError or Interrupted later, with finished rounds kept.
+    Raises ConfigError before anything is written, LotteryError or Interrupted later, with finished rounds kept. Raises
+    Standstill where this run's SLURM job makes no progress.
     """
+    from lottery.config import study_key  # needs Hydra, which commands like status do without
+
+    runs, key = Path(cfg.paths.runs), study_key(cfg)
+    folder, attempts = runs / cfg.name / key, Attempts(runs, key)
+    recorded = Status.read(folder)
+    try:
+        with attempts.counted((recorded and recorded.cause) or ""):
+            return run_study(cfg, stop, attempts)
+    except Standstill as error:
+        if recorded is not None:
+            recorded.fail(folder, error)
+        raise
+
+
+def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts) -> int:
+    """Run the study in this process. Slow imports start here, when the configuration is known to be valid."""
     logging.raiseExceptions = False  # a study.log that cannot be written (a full disk) must not print tracebacks
     logging.getLogger("lottery").propagate = True  # until the study shows its own records, below
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     from lottery.models.build import check_fit
-    from lottery.training.place import Place
+    from lottery.ranks.place import Place
 
     try:
         place = Place.found(cfg.trainer)
-    except ConfigError as error:  # of several tasks that SLURM has started the first one says it
+    except ConfigError as error:  # of several SLURM tasks only the first reports it
         if os.environ.get("SLURM_PROCID", "0") == "0":
             raise
         return error.exit_status
     if place.rank == 0:
-        check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs torch alone, which is half of the imports
-    from omegaconf import OmegaConf
-
-    from lottery.follow import follow
+        check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, which is half of the imports
+    from lottery.lease import LeaseLost
     from lottery.study import Study
-    from lottery.training.parallel import Ranks
 
     if stop:
         raise Interrupted(stop.signum or 0, "before the study began")
+
+    def study(ranks: Alone | None) -> int:
+        while True:
+            try:
+                Study(cfg, stop, ranks, attempts).run()
+                return 0
+            except LeaseLost as error:  # this process was suspended; the other one's results are found
+                print(f"{error}; this study begins again with what is there", flush=True)
+
     try:
-        with Ranks(place, cfg.trainer, OmegaConf.to_yaml(cfg, resolve=True), stop) as ranks:
-            if not ranks.first:
-                return follow(cfg, ranks, stop)
-            Study(cfg, stop, ranks).run()
-    except SystemExit as error:  # Lightning exits so after a second Ctrl-C, rich when its reader has left
+        if place.world == 1:
+            return study(None)
+        from lottery.ranks.follow import run_as_rank
+
+        return run_as_rank(place, cfg, stop, study)
+    except SystemExit as error:  # from Lightning after a second Ctrl-C, or from rich when its reader has left
         raise (error.__context__ or error) from None
-    return 0
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
-    """A flag that SIGINT and SIGTERM set, from the first moment on; in the end the former handlers are back."""
-    stop = StopFlag()
-    if threading.current_thread() is not threading.main_thread():  # where Python installs no handlers
-        yield stop
-        return
-    former = {signum: signal.getsignal(signum) for signum in HANDLED}
-    stop.install()
-    try:
-        yield stop
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
-
-
-def reported(work: Callable[[], int], what: str = "") -> int:
-    """The exit status of `work`; whatever it raises becomes one line on stderr, which begins with `what` it was.
-
-    The traceback of a failed run is in its study.log; HYDRA_FULL_ERROR=1 shows it here.
-    """
-    try:
-        status = work()
-        sys.stdout.flush()
-        return status
-    except LotteryError as error:
-        return failed(error, what, error.exit_status)
-    except KeyboardInterrupt as error:
-        line = "interrupted at once; the same command continues from the last saved state"
-        return failed(error, what, 128 + signal.SIGINT, line)
-    except BrokenPipeError:  # whoever read our output has left: no one to tell, and nothing to flush at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except Exception as error:
-        return failed(error, what, 1)
-
-
-def failed(error: BaseException, what: str, status: int, line: str = "") -> int:
-    """Print the one line."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exception(error)
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-    print(f"lottery: {what and what + ': '}{line or cause(error)}{notes}", file=sys.stderr)
-    return status

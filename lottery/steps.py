@@ -1,4 +1,4 @@
-"""Time as a type: "500it", "2ep", "160ep50it", resolved once against the steps of an epoch."""
+"""Durations such as "500it", "2ep" or "160ep50it", and their conversion to optimizer steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Duration:
 
     @classmethod
     def parse(cls, text: str | int, key: str = "duration") -> Duration:
-        """Read "500it", "2ep", "160ep50it" or "init" (zero). `key` names the option in the error."""
+        """Read "500it", "2ep", "160ep50it" or "init" (zero). key: the option, for the error."""
         if text == "init":
             return cls()
         match = _PATTERN.fullmatch(str(text)) if text != "" else None
@@ -28,7 +28,7 @@ class Duration:
         return cls(int(match["epochs"] or 0), int(match["steps"] or 0))
 
     def resolve(self, steps_per_epoch: int) -> int:
-        """The number of optimizer steps, given the steps of one epoch."""
+        """Return the number of optimizer steps, given the steps of one epoch."""
         return self.epochs * steps_per_epoch + self.steps
 
     def __str__(self) -> str:

@@ -1,38 +1,43 @@
-"""A study: drives a method, and turns its rounds into a table. Snapshots, probes and tracking happen here only."""
+"""A study: runs a method, and turns its rounds into a table. Snapshots, probes and tracking happen here only."""
 
 from __future__ import annotations
 
 import logging
-import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lottery.config import settings, study_key, typed_method
+from lottery.config import settings, study_key
 from lottery.errors import ConfigError, LotteryError, cause
+from lottery.lease import LeaseLost
 from lottery.models.build import check_fit
-from lottery.parts import made
+from lottery.own_code import own_code
+from lottery.parts import instantiated, typed_method
+from lottery.probes.measuring import Measuring
+from lottery.ranks.alone import Alone, RanksDiffer, set_threads
+from lottery.record.folder import RunFolder, check_writable
+from lottery.record.names import CONFIG, REPORT
+from lottery.record.provenance import Provenance
+from lottery.record.rows import Row
+from lottery.signals import StopFlag
+from lottery.stages import controls
+from lottery.stages.attempts import Attempts
+from lottery.stages.bench import Bench
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
-from lottery.stages.search import Searched
-from lottery.stages.store import environment
+from lottery.stages.store import Store, environment
 from lottery.stages.trained import Trained
 from lottery.ticket import weights_digest
-from lottery.tracking.folder import Row, RunFolder, check_writable
 from lottery.tracking.terminal import Terminal
-from lottery.tracking.trackers import Tracker, make_tracker
-from lottery.training.module import NonFiniteLoss
-from lottery.training.parallel import Ranks, RanksDiffer
-from lottery.training.signals import StopFlag
+from lottery.tracking.trackers import StudyTracker, make_tracker
+from lottery.training.progress import NonFiniteLoss
+from lottery.trust import remember
 
 LOG = logging.getLogger("lottery")
-OWN_THREADS = torch.get_num_threads()  # torch's own choice
 
 SCORES = (
     "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy",
@@ -43,21 +48,29 @@ SCORES = (
 class Study:
     """One method, one configuration, one seed: one run folder."""
 
-    def __init__(self, cfg: DictConfig, stop: StopFlag | None = None, ranks: Ranks | None = None) -> None:
-        """`ranks`: the processes that train together, of which this one is the first."""
+    def __init__(
+        self,
+        cfg: DictConfig,
+        stop: StopFlag | None = None,
+        ranks: Alone | None = None,
+        attempts: Attempts | None = None,
+    ) -> None:
+        """Prepare a study. `ranks`: the processes that train together, this one as rank 0. `attempts`: of the job."""
         self.config = settings(cfg)
-        self.ranks = ranks
+        self.ranks, self.attempts = ranks, attempts or Attempts()
         self.yaml = OmegaConf.to_yaml(cfg, resolve=True)
         self.method = typed_method(cfg.method)
         self.key = study_key(cfg)
         self.folder = RunFolder(Path(self.config.paths.runs) / self.config.name / self.key)
         self.stop = StopFlag() if stop is None else stop  # a flag is false until it is set
         self.terminal = Terminal(live=self.config.trainer.progress)
-        self.probes = {name: made(node, f"probes.{name}") for name, node in (self.config.probes or {}).items()}
+        self.probes = {name: instantiated(node, f"probes.{name}") for name, node in (self.config.probes or {}).items()}
+        self.measuring = Measuring(self.probes)
+        self.history: list[Round] = []  # the tickets so far, round 0 first
         self._warned: set[str] = set()
 
     def run(self) -> list[Row]:
-        """Run the method to its end and return the table. What was finished before is found, not computed again.
+        """Run the method to its end and return the table. Finished stages are found, not computed again.
 
         Raises ConfigError before anything is written; LotteryError or Interrupted later, with finished rounds kept.
         """
@@ -65,16 +78,20 @@ class Study:
         tracker, status = None, "failed"
         try:
             lab = self.prepared()
-            self.folder.open(self.yaml, self.stop, partial(print, flush=True))
+            self.folder.open(self.yaml, self.stop, self.wait_for_folder)
+            self.attempts.works()
+            remember([self.config.model["_target_"], self.config.data._target_])
             self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
-            for note in self.folder.notes:
+            for note in [*self.folder.notes, *self.provenance(lab).changes(self.folder.path)]:
                 LOG.warning(note)
             tracker = make_tracker(self.config, self.key, self.folder.path)
             tracker.start(self.yaml)
-            table = self.table(lab, tracker)
+            table, drawn = self.table(lab, tracker)
             status = "finished"
             self.terminal.status.end()
             self.report()
+            with suppress(LeaseLost):  # the other process seals it
+                self.folder.seal([*drawn, self.folder.path / REPORT])
             return table
         except BaseException as error:
             self.log_failure(error)
@@ -86,123 +103,141 @@ class Study:
             self.terminal.close()
 
     def prepared(self) -> Lab:
-        """The lab, once everything has been checked that can be before training. Raises ConfigError."""
+        """Build the lab, and check all that can be checked before training. Raises ConfigError."""
         check_fit(self.config.model, tuple(self.config.data.shape), self.config.data.classes)
-        name = f"{self.config.name}/{self.key}"
-        lab = Lab(self.config, self.stop, self.terminal.tick, self.terminal.waiting, name, self.ranks)
+        root, name = Path(self.config.paths.store), f"{self.config.name}/{self.key}"
+        store = Store(root, name, self.stop, self.terminal.waiting, self.attempts, self.note_environment)
+        lab = Lab(self.config, self.stop, self.terminal.tick, store, self.ranks)
+        self.check_short_batch(lab)
         lab.check()
-        for part in (self.method, *self.probes.values()):
+        for part, at in [(self.method, lab), *((probe, Bench(lab)) for probe in self.probes.values())]:
             if hasattr(part, "check"):
-                part.check(lab)
-        check_writable({"paths.runs": self.folder.path, "paths.store": Path(self.config.paths.store)})
+                part.check(at)
+        self.folder.notes += lab.store.check()
+        check_writable({"paths.runs": self.folder.path, "paths.store": root})
         return lab
 
+    def check_short_batch(self, lab: Lab) -> None:
+        """Raise ConfigError if a batch has one image and the network's normalisation does not take that."""
+        config, size = self.config, lab.dataset.sizes["train"]
+        batch, (epochs, rest) = config.train.batch_size, divmod(size, config.train.batch_size)
+        searched = getattr(self.method, "steps", None)
+        steps = max(lab.recipe.total, lab.duration(searched, "method.steps") if isinstance(searched, str) else 0)
+        if batch > 1 and (rest != 1 or config.train.drop_last or steps <= epochs):
+            return
+        try:
+            check_fit(config.model, tuple(config.data.shape), config.data.classes, batch=1)
+        except ConfigError as error:
+            expected = "a size that leaves no batch of one image, or train.drop_last=true"
+            text = f"train.batch_size: got {batch} for {size} images, expected {expected}; {error}"
+            raise ConfigError(text) from error
+
+    def wait_for_folder(self, line: str) -> None:
+        """Print a line that says which process runs this study, and stop counting this run."""
+        self.attempts.waits()
+        print(line, flush=True)
+
     def log_failure(self, error: BaseException) -> None:
-        """Put it into study.log and status.json; a wrong configuration, found before a study began, into neither."""
+        """Record an error in the study's log and status, except a wrong configuration found before a study began."""
         with suppress(LotteryError):
             if not self.folder.opened and isinstance(error, Exception) and not isinstance(error, ConfigError):
-                self.folder.create(self.yaml)
+                self.folder.create()
+                self.folder.keep(CONFIG, self.yaml.encode())
         if self.folder.opened:
             if isinstance(error, Exception):
                 self.folder.log_failure(error)
             self.terminal.status.end(error, self.folder.path)
 
-    def table(self, lab: Lab, tracker: Tracker) -> list[Row]:
-        """Every round's row, recorded as soon as the round is done; then the figures."""
+    def table(self, lab: Lab, tracker: StudyTracker) -> tuple[list[Row], list[Path]]:
+        """Record every round as soon as it is done, then draw the figures; return the rows, and the figures' files."""
         rows: list[Row] = []
-        previous = None  # the ticket that this one, or this control's, was pruned from: of the same rewind point
+        previous = None  # the round, of the same rewind point, that this ticket was pruned from
         for round in self.rounds(lab):
             if round.control is None:
-                same = [known for known in lab.history[1:] if known.rewound == round.rewound]
-                previous = next(iter([*same[::-1], *lab.history[:1]]), None)
-                lab.history.append(round)
+                before = self.history[:1] + [known for known in self.history[1:] if known.rewound == round.rewound]
+                previous = before[-1] if before else None
+                self.history.append(round)
             row = self.record(round, previous, lab)
             tracker.round(row, round.trained.result["curve"], self.folder.mask_path(row))
             self.terminal.round(row, round.cached)
             rows.append(row)
-        from lottery.analysis.figures import draw_study  # matplotlib is slow to import, and needed only here
+        self.folder.settle()
+        from lottery.figures.study import draw_study  # matplotlib is slow to import, and needed only here
 
-        for path in draw_study(self.folder.path):
+        drawn = draw_study(self.folder.path)
+        for path in drawn:
             tracker.figure(path)
+        self.folder.lease.check()  # before the study counts as done
         LOG.info("done: %d rows, masks, curves and figures in %s", len(rows), self.folder.path)
-        return rows
+        return rows, drawn
 
     def report(self) -> None:
-        """Write report.html, now that the study counts as done: it is, whatever goes wrong with the report."""
-        from lottery.analysis.report.command import write_report
+        """Write the report. Errors are only logged, since the study counts as done already."""
+        from lottery.report.command import write_report
 
         try:
-            write_report([self.folder.path], self.folder.path / "report.html", interactive=False)
+            write_report([self.folder.path], self.folder.path / REPORT, interactive=False)
         except Exception as error:
-            LOG.warning("report.html could not be written: %s", cause(error))
+            LOG.warning("%s could not be written: %s", REPORT, cause(error))
 
     def rounds(self, lab: Lab) -> Iterator[Round]:
-        """The method's rounds, each followed by its controls. The dense network needs none."""
+        """Yield the method's rounds, each followed by its controls. The dense network has none."""
         now = self.terminal.progress
         try:
             for ticket in self.method(lab):
                 yield ticket
                 whole = ticket.mask.kept == ticket.mask.size and not ticket.ticket.removed
-                if ticket.index > 0 and not whole:  # the dense network has none
-                    for kind, copy in lab.controls():
+                if ticket.index > 0 and not whole:
+                    for kind, copy in controls.wanted(self.config):
                         now.at(ticket.index, kind, copy)
-                        yield lab.control(ticket, kind, copy)
+                        yield controls.run_control(lab, ticket, kind, copy)
                 now.at(ticket.index + 1)
         except (NonFiniteLoss, RanksDiffer) as error:
             raise type(error)(f"{now.where}: {error}") from error
 
     def trainings(self) -> int:
-        """How many trainings the study plans; 0 where the method does not say."""
-        rounds = getattr(self.method, "rounds", 0)
-        wanted = self.config.controls
-        beside = 1 + sum(vars(wanted).values())
-        return sum((beside if k else 1) * self.copies(k) for k in range(rounds + 1)) if rounds else 0
-
-    def copies(self, round: int) -> int:
-        """How often the probes have a ticket of this round trained, its own training included."""
-        asked = [
-            getattr(probe, "copies", 1)
-            for probe in self.probes.values()
-            if round in (getattr(probe, "rounds", []) or [round])
-        ]
-        return max(asked, default=1)
+        """Return how many trainings the study plans, copies for probes included; 0 where the method does not say."""
+        rounds, beside = getattr(self.method, "rounds", 0), 1 + len(controls.wanted(self.config))
+        probes = [(getattr(probe, "copies", 1), getattr(probe, "rounds", [])) for probe in self.probes.values()]
+        copies = [max([1, *(n for n, only in probes if k in (only or [k]))]) for k in range(rounds + 1)]
+        return copies[0] + beside * sum(copies[1:]) if rounds else 0
 
     # -- a round's record -------------------------------------------------------------------------------------------
 
     def record(self, round: Round, previous: Round | None, lab: Lab) -> Row:
-        """Measure a round and write it down."""
+        """Measure a round, write its files, and return its row."""
         row = self.row(round, lab)
-        if round.search is not None and round.search.cached:
-            lab.reused.append(round.search.environment())
-        lab.measured.clear()
-        lab.on_copy = partial(self.note_copy, round)
-        for probe in self.probes.values():
-            row |= {f"probe/{name}": finite(value) for name, value in probe(round, previous, lab).items()}
-        self.note_environments([*([round.trained.environment()] if round.trained.cached else []), *lab.reused])
-        lab.reused.clear()
-        self.warn_collapsed(row["collapsed_layers"])
+        bench = Bench(lab, self.history, partial(self.note_copy, round))
+        row |= self.measuring(round, previous, bench)
+        for name in row["collapsed_layers"]:
+            self.warn_once(f"{name} is pruned empty: the study goes on, and collapsed_layers lists it")
         if round.search is not None:
-            row |= self.searched(round.search)
-            self.folder.add_search(row, round.search)
+            took = round.search.result
+            row |= {"search_steps": took["steps"], "search_batches": took["batches"]}
+            row |= {"search_seconds": float(f"{took['seconds']:.3f}")}
+            self.folder.add_search(row, round.search.result["log"], round.search.snapshots)
         if round.units is not None:
             row |= {"removed_units": list(round.ticket.removed), "units": len(round.units)}
             self.folder.add_units(row, round.units)
         parent = previous.mask.digest if previous is not None else None
-        return self.folder.add(row, self.details(round, parent, lab), round.mask, parent)
+        known = len(self.folder.rows)
+        row = self.folder.add(row, self.details(round, parent, bench), round.mask, parent)
+        if len(self.folder.rows) > known:
+            self.attempts.left()
+        return row
 
     def row(self, round: Round, lab: Lab) -> Row:
-        """A line of rounds.jsonl (design, 4.2)."""
+        """Return a round's line of the table (design, 4.2)."""
         mask, result = round.mask, round.trained.result
         searched = round.search.result["seconds"] if round.search else 0.0
-        removed = round.ticket.removed
-        unprunable = lab.total_weights - mask.size - (lab.layers.unprunable_in(removed) if removed else 0)
-        gone = lab.layers.weights_of(removed) if removed else ()
+        gone = lab.layers.weights_of(round.ticket.removed)
+        never_pruned = [shape.numel() for name, shape in lab.weights.items() if name not in mask and name not in gone]
         return {
             "round": round.index,
             "control": round.control,
             "copy": round.copy,
             "density": mask.density,
-            "density_weights": (mask.kept + unprunable) / lab.total_weights,
+            "density_weights": (mask.kept + sum(never_pruned)) / lab.total_weights,
             "kept": mask.kept,
             "prunable": mask.size,
             "layer_density": mask.layer_density,
@@ -216,22 +251,12 @@ class Study:
             "weights_digest": weights_digest(round.trained.state.tensors(), mask),
         }
 
-    @staticmethod
-    def searched(search: Searched) -> Row:
-        """What the search of a round took: its steps, the batches it used, and its time."""
-        result = search.result
-        return {
-            "search_steps": result["steps"],
-            "search_batches": result["batches"],
-            "search_seconds": float(f"{result['seconds']:.3f}"),
-        }
-
-    def details(self, round: Round, parent: str | None, lab: Lab) -> dict[str, Any]:
-        """rounds/round_NNN.json: where the numbers come from."""
+    def details(self, round: Round, parent: str | None, bench: Bench) -> dict[str, Any]:
+        """Return the details of a row: where its numbers come from."""
         ticket, trained = round.ticket, round.trained
         return {
             "curve": trained.result["curve"],
-            "stages": lab.stages(round),
+            "stages": round.stages | bench.used,
             "digests": {
                 "mask": ticket.mask.digest,
                 "parent_mask": parent,
@@ -239,57 +264,36 @@ class Study:
                 "trained": trained.state.digest,
             },
             "ticket": {
-                "step": ticket.step,
-                "order_step": ticket.order_step,
-                "steps": ticket.steps,
-                "hold_lr": ticket.hold_lr,
+                **{name: getattr(ticket, name) for name in ("step", "order_step", "steps", "hold_lr")},
                 "optimizer": ticket.optimizer.digest if ticket.optimizer else None,
             },
+            **self.provenance(bench).record(),
             "environment": trained.environment(),
             "seconds": trained.result["seconds"],
         }
 
+    def provenance(self, lab: Lab) -> Provenance:
+        """Return the data, and the user's own code, that the numbers come from."""
+        config = self.config
+        parts = [config.model, config.method, config.criterion, config.probes, {"_target_": config.data._target_}]
+        return Provenance(lab.dataset.name, lab.dataset.digest, own_code(parts))
+
     def note_copy(self, round: Round, number: int, trained: Trained | None) -> None:
-        """Say that a probe has a round trained again in another data order, and when that is done."""
+        """Show on the terminal that a probe trains a copy of a round, or (`trained`) that this copy is finished."""
         now = self.terminal.progress
         if trained is None:
             now.at(round.index, f"{round.control} {round.copy} copy" if round.control else "copy", number)
         else:
             now.finished(trained.cached)
 
-    # -- notes in the log -------------------------------------------------------------------------------------------
+    def note_environment(self, then: dict[str, str]) -> None:
+        """Warn that a reused stage was computed with other versions or on another machine (design, 4.7)."""
+        for name, now in environment().items():
+            if then.get(name) != now:
+                self.warn_once(f"reused stages were computed with {name} {then.get(name)}, now {now}")
 
-    def warn_collapsed(self, layers: list[str]) -> None:
-        """Say once of each layer that nothing of it is left."""
-        for name in layers:
-            if name not in self._warned:
-                self._warned.add(name)
-                LOG.warning("%s is pruned empty: the study goes on, and collapsed_layers lists it", name)
-
-    def note_environments(self, recorded: Iterable[dict[str, str]]) -> None:
-        """Say where a reused stage was computed by other versions or on another machine (design, 4.7)."""
-        for then in recorded:
-            for name, now in environment().items():
-                note = f"{name} {then.get(name)}, now {now}"
-                if then.get(name) != now and note not in self._warned:
-                    self._warned.add(note)
-                    LOG.warning("reused stages were computed with %s", note)
-
-
-def finite(figure: Any) -> Any:
-    """A probe's figure as JSON has it: what is infinite or undefined is null."""
-    if isinstance(figure, dict):
-        return {name: finite(value) for name, value in figure.items()}
-    if isinstance(figure, list):
-        return [finite(value) for value in figure]
-    return None if isinstance(figure, float) and not math.isfinite(figure) else figure
-
-
-def set_threads(threads: int | None, processes: int = 1) -> None:
-    """CPU threads for torch: as asked, else what SLURM granted, else torch's own choice.
-
-    What was not asked for is divided between the `processes` that this one starts on the machine, itself included.
-    """
-    granted = os.environ.get("SLURM_CPUS_PER_TASK")
-    if threads or granted or processes > 1:
-        torch.set_num_threads(threads or max(1, int(granted or OWN_THREADS) // processes))
+    def warn_once(self, text: str) -> None:
+        """Log a warning, unless it was logged before."""
+        if text not in self._warned:
+            self._warned.add(text)
+            LOG.warning("%s", text)

@@ -17,28 +17,26 @@ from torch import Tensor
 
 from lottery.errors import LotteryError
 from lottery.files import replacing
-from lottery.state import State, StateRef, digest_of, load_state, reading, save_state, state_digest
+from lottery.state import State, StateRef, digest_of
+from lottery.tensor_files import mask_shapes, read_tensors, reading
 
 if TYPE_CHECKING:
-    from lottery.training.recipe import Recipe
-
-__all__ = ["Mask", "State", "StateRef", "Ticket", "load_state", "read_metadata", "save_state", "state_digest"]
-__all__ += ["weights_digest"]
+    from lottery.recipe import Recipe
 
 MASK_FORMAT = "lottery-mask/1"
 _STRINGS = ("format", "shapes", "round", "study", "parent", "digest", "checksum")
 
 
 class Mask(Mapping[str, Tensor]):
-    """Which weights a network keeps: ordered parameter names -> bool tensors on the CPU, True = kept.
+    """The weights that a network keeps: ordered parameter names -> bool tensors on the CPU, True = kept.
 
-    The bits are held packed, so `mask[name]` is a fresh tensor each time: nothing done to it can reach the mask.
-    Two masks are equal when their names, the order of these, their shapes and their bits are. The order counts
+    The bits are stored packed: `mask[name]` is a new tensor each time, and changing it does not change the mask.
+    Two masks are equal when their names, the order of the names, their shapes and their bits are. The order counts
     because it decides between equal scores when the mask is pruned further.
     """
 
     def __init__(self, bits: Mapping[str, Tensor]) -> None:
-        """Bool tensors of at least one entry each, at least one tensor; anything else is a LotteryError."""
+        """bits: one or more bool tensors, none of them empty. Raises LotteryError for anything else."""
         if not bits:
             raise LotteryError("a mask needs at least one tensor")
         for name, kept in bits.items():
@@ -49,7 +47,7 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def ones(cls, shapes: Mapping[str, torch.Size]) -> Mask:
-        """The dense mask over tensors of these shapes."""
+        """Return the dense mask over tensors of these shapes."""
         return cls({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -84,22 +82,22 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def layer_kept(self) -> dict[str, int]:
-        """How many weights each tensor keeps."""
+        """The number of kept weights of each tensor."""
         return dict(self._layer_kept)
 
     @property
     def packed(self) -> dict[str, np.ndarray]:
-        """The bits of each tensor as the file has them (`numpy.packbits`, row-major), uint8, read-only."""
+        """The bits of each tensor as stored in the file (`numpy.packbits`, row-major), uint8, read-only."""
         return dict(self._packed)
 
     @property
     def kept(self) -> int:
-        """How many weights are kept in all."""
+        """The number of kept weights."""
         return sum(self._layer_kept.values())
 
     @property
     def size(self) -> int:
-        """How many weights are prunable: kept and pruned ones."""
+        """The number of prunable weights, both kept and pruned."""
         return sum(shape.numel() for shape in self._shapes.values())
 
     @property
@@ -114,12 +112,12 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def collapsed(self) -> list[str]:
-        """The tensors of which nothing is kept."""
+        """The names of the tensors that keep no weight."""
         return [name for name, kept in self._layer_kept.items() if kept == 0]
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) of the names and shapes, as the JSON that the file's header holds, then each tensor's bytes."""
+        """sha256 (hex) of the names and shapes (as JSON, like the file's header), then of each tensor's packed bits."""
         hasher = hashlib.sha256(self._header.encode())
         for packed in self._packed.values():
             hasher.update(packed.data)
@@ -130,13 +128,13 @@ class Mask(Mapping[str, Tensor]):
         return json.dumps({name: list(shape) for name, shape in self._shapes.items()}, separators=(",", ":"))
 
     def issubset(self, other: Mask) -> bool:
-        """Whether `other` keeps all that this mask keeps; False where they do not mask the same tensors."""
+        """Whether `other` keeps every weight that this mask keeps; False where names or shapes differ."""
         return self._shapes == other._shapes and not any(
             np.any(packed & ~other._packed[name]) for name, packed in self._packed.items()
         )
 
     def apply(self, state: State) -> State:
-        """A copy of `state`, sharing no memory with it, whose pruned weights are exactly +0.0 whatever they were."""
+        """Return a copy of `state`, sharing no memory with it, in which pruned weights are exactly +0.0."""
         masked = {name: tensor.detach().clone() for name, tensor in state.items()}
         for name in self:
             weight = self._weight(state, name)
@@ -144,7 +142,7 @@ class Mask(Mapping[str, Tensor]):
         return masked
 
     def _weight(self, state: State, name: str) -> Tensor:
-        """The masked tensor `name` of a state, without its graph; LotteryError where it is not there or misshapen."""
+        """Return the state's tensor `name`, detached. Raises LotteryError where it is missing or of another shape."""
         if name not in state:
             raise LotteryError(f"the mask prunes {name!r}, which the state does not have")
         if state[name].shape != self._shapes[name]:
@@ -153,11 +151,10 @@ class Mask(Mapping[str, Tensor]):
         return state[name].detach()
 
     def save(self, path: str | Path, *, round: int, study: str, parent: str | None) -> None:
-        """Write the snapshot file, all or nothing. `parent` is the digest of the mask that this one was pruned from.
+        """Write the snapshot file, whole or not at all. parent: digest of the mask that this one was pruned from.
 
-        One uint8 tensor a parameter (`numpy.packbits` of the row-major bits); the header's strings are format, shapes,
-        round, study, parent ("" for none), digest, and checksum: sha256 over the other strings, which the digest
-        does not cover.
+        The file has a uint8 tensor for each parameter (`numpy.packbits` of the row-major bits). The header's strings
+        are format, shapes, round, study, parent ("" for none), digest, and checksum: sha256 over the other strings.
         """
         metadata = {"format": MASK_FORMAT, "shapes": self._header, "digest": self.digest}
         metadata |= {"round": str(round), "study": study, "parent": parent or ""}
@@ -167,28 +164,29 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
-        """Read a snapshot file; LotteryError if it is not one, or not exactly as it was written."""
-        metadata = read_metadata(path)
-        with reading(path, "numpy") as file:
-            shapes = {name: torch.Size(shape) for name, shape in json.loads(metadata["shapes"]).items()}
-            if not shapes or set(file.keys()) != set(shapes):
-                raise LotteryError(f"{path}: damaged, the tensors it holds are not those its header names")
-            packed = {name: file.get_tensor(name) for name in shapes}
-            for name, shape in shapes.items():
-                size = shape.numel()
-                if size < 1 or packed[name].dtype != np.uint8 or packed[name].shape != ((size + 7) // 8,):
-                    raise LotteryError(f"{path}: damaged, {name!r} does not hold one bit for each weight")
-            mask = cls({name: _unpack(packed[name], shape) for name, shape in shapes.items()})
-        # Packed again, the bits must give the very bytes of the file: so the padding is covered too.
+        """Read a snapshot file. Raises LotteryError where it is no snapshot file, or was changed after writing."""
+        packed, strings = read_tensors(path, "numpy")
+        metadata = _checked(strings, path)
+        shapes = {name: torch.Size(shape) for name, shape in mask_shapes(metadata["shapes"], path).items()}
+        if not shapes or set(packed) != set(shapes):
+            raise LotteryError(f"{path}: damaged, the tensors it holds are not those its header names")
+        for name, shape in shapes.items():
+            if packed[name].dtype != np.uint8 or packed[name].shape != ((shape.numel() + 7) // 8,):
+                raise LotteryError(f"{path}: damaged, {name!r} does not hold one bit for each weight")
+        mask = cls({name: _unpack(packed[name], shape) for name, shape in shapes.items()})
+        # Packing the bits again must give the bytes of the file; this checks the padding, too.
         if mask.digest != metadata["digest"] or any(np.any(packed[name] != mask._packed[name]) for name in mask):
             raise LotteryError(f"{path}: damaged, its content does not match its digest")
         return mask
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The header strings of a mask file, checked against their checksum; the bits are not read."""
+    """Return the header strings of a mask file, checked against their checksum. Does not read the bits."""
     with reading(path, "numpy") as file:
-        metadata = dict(file.metadata() or {})
+        return _checked(dict(file.metadata() or {}), path)
+
+
+def _checked(metadata: dict[str, str], path: str | Path) -> dict[str, str]:
     if metadata.get("format") != MASK_FORMAT:
         raise LotteryError(f"{path}: its format is {metadata.get('format')!r}, expected {MASK_FORMAT!r}")
     if missing := [key for key in _STRINGS if key not in metadata]:
@@ -213,23 +211,23 @@ def _unpack(packed: np.ndarray, shape: torch.Size) -> Tensor:
 
 
 def weights_digest(state: State, mask: Mask) -> str:
-    """sha256 (hex) over the names and the values of the kept weights alone, in the order of the names."""
+    """Return the sha256 (hex) over the names and values of the kept weights alone, sorted by name."""
     return digest_of((name, mask._weight(state, name).cpu()[mask[name]]) for name in sorted(mask))
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a sparse training starts from: a mask, the weights, and where in the schedules it begins.
+    """The start of a sparse training: a mask, the weights, and the positions in schedule and data order.
 
     step:       position in the learning-rate schedule where training starts, in optimizer steps
     order_step: position in the data order where training starts, in optimizer steps
     steps:      how many optimizer steps to train
     hold_lr:    stay at the schedule's final learning rate (fine-tuning)
     optimizer:  optimizer state to start from; None = fresh
-    order_seed: of the data order, augmentation and dropout noise; None = the recipe's (a copy has one of its own)
-    recipe:     how to train; None = as the study's configuration says (tuning after a search has one of its own)
-    silent:     keep the normalisation of removed filters at zero too, so that they give nothing at all
-    removed:    the units (`lottery.layers`) that are gone: the network that is trained is really shallower
+    order_seed: seed of the data order, augmentation and dropout noise; None = the recipe's (a copy has another seed)
+    recipe:     how to train; None = the study's recipe (tuning after a search has another one)
+    silent:     keep the normalisation of removed filters at zero too, so that their output is zero
+    removed:    names of the removed units (`lottery.layers`): the trained network really is shallower
     """
 
     mask: Mask

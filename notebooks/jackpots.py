@@ -43,8 +43,8 @@ from IPython.display import Image, display
 
 from lottery import papers
 from lottery.analysis.claims import Claim, across, beside, checked, named, studies, tickets, within
-from lottery.analysis.plots import density, masks, searches
-from lottery.analysis.runs import load_runs
+from lottery.figures import density, masks, searches
+from lottery.record.table import load_runs
 
 pd.set_option("display.float_format", "{:.2f}".format, "display.max_colwidth", None, "display.max_rows", 100)
 paper = papers.load("jackpots")

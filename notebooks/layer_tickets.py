@@ -22,7 +22,7 @@
 #
 # Its text does not say how long, at which learning rate and in which batches was trained, how weights' scores add up to
 # a block's, nor which memory is meant; its "GraSP" is described as SNIP without the absolute value, here *SNIP,
-# signed*: both are run.
+# signed*: both are run. Of the other criteria it gives no formulas: they follow the first author's public code.
 #
 # Its runs are one sweep, [experiments/layer_tickets](../experiments/layer_tickets), on this machine or on a cluster:
 #
@@ -43,9 +43,9 @@ from IPython.display import Image, display
 
 from lottery import papers
 from lottery.analysis.claims import Claim, across, checked, dense_level, distinct, named, studies, tickets, within
-from lottery.analysis.plots import layers
-from lottery.analysis.runs import load_runs
 from lottery.analysis.statistics import summary
+from lottery.figures import layers
+from lottery.record.table import load_runs
 
 pd.set_option("display.float_format", "{:.2f}".format, "display.max_colwidth", None, "display.max_rows", 100)
 paper = papers.load("layer_tickets")

@@ -39,9 +39,9 @@ from IPython.display import Image, display
 
 from lottery import papers
 from lottery.analysis.claims import Claim, checked, named, studies, within
-from lottery.analysis.plots import connectivity, rewinding
-from lottery.analysis.runs import load_runs
 from lottery.analysis.statistics import summary
+from lottery.figures import connectivity, rewinding
+from lottery.record.table import load_runs
 
 pd.set_option("display.float_format", "{:.2f}".format, "display.max_colwidth", None, "display.max_rows", 100)
 paper = papers.load("lmc")

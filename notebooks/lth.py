@@ -38,9 +38,9 @@ from IPython.display import Image, display
 
 from lottery import papers
 from lottery.analysis.claims import Claim, across, checked, dense_level, named, near, studies, tickets, within
-from lottery.analysis.plots import density, training
-from lottery.analysis.runs import load_runs
 from lottery.analysis.statistics import winning
+from lottery.figures import density, training
+from lottery.record.table import load_runs
 
 pd.set_option("display.float_format", "{:.2f}".format, "display.max_colwidth", None, "display.max_rows", 100)
 paper = papers.load("lth")

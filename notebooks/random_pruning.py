@@ -43,9 +43,9 @@ from IPython.display import Image
 
 from lottery import papers
 from lottery.analysis.claims import Claim, across, checked, distinct, named, near, studies, tickets, within
-from lottery.analysis.plots import density, quality, sizes
-from lottery.analysis.runs import load_runs
 from lottery.analysis.statistics import summary
+from lottery.figures import density, quality, sizes
+from lottery.record.table import load_runs
 
 pd.set_option("display.float_format", "{:.2f}".format, "display.max_colwidth", None, "display.max_rows", 100)
 paper = papers.load("random_pruning")

@@ -15,17 +15,26 @@ from training_tools import Start, small_config
 from lottery.config import settings
 from lottery.data.dataset import Batch
 from lottery.data.tensors import TensorStream
+from lottery.signals import HANDLED, StopFlag
 from lottery.stages.lab import Lab
+from lottery.state import snapshot
 from lottery.ticket import Mask
 from lottery.training.masking import MaskedStep
-from lottery.training.module import MaskedTraining, snapshot
+from lottery.training.module import MaskedTraining
 from lottery.training.optim import optimizer_state
-from lottery.training.signals import HANDLED, StopFlag
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Studies note which code of the user's own they ran, in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import Any
 
 from lottery.config import Trainer
 from lottery.errors import LotteryError, cause
-from lottery.training.parallel import Ranks
-from lottery.training.place import LOOPBACK, Place
-from lottery.training.signals import StopFlag
+from lottery.ranks.group import Ranks
+from lottery.ranks.place import LOOPBACK, Place
+from lottery.signals import StopFlag
 
 PATIENCE = 120  # seconds, for a machine with many other things to do
 
@@ -61,9 +61,9 @@ def met(work: Work) -> Work:
 
     def together(ranks: Ranks, stop: StopFlag) -> Any:
         if ranks.first:
-            ranks.gather()
+            ranks.start_others()
         else:
-            assert ranks.called()
+            assert ranks.wait_for_start()
             ranks.join()
         return work(ranks, stop)
 

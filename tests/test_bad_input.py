@@ -5,6 +5,7 @@ finished rounds kept where the run failed, and no traceback on the terminal.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import sys
@@ -16,6 +17,7 @@ from command_line_tools import QUICK, Outcome, call, listing, run_folder, spawn
 from safetensors.torch import save_file
 
 from lottery.methods.imp import IMP
+from lottery.record.table import load_runs
 from lottery.ticket import Mask, read_metadata
 
 HAS_CHECK = pytest.mark.skipif(not hasattr(IMP, "check"), reason="IMP does not check its patterns beforehand")
@@ -90,6 +92,7 @@ BY_ITSELF = {
     "data.limit=0": "data.limit: got 0, expected a number of training images ≥ 1",
     "seed=-1": "seed: got -1, expected a whole number ≥ 0",
     "seed=99999999999999999999": "seed: got 99999999999999999999, expected a whole number",
+    "tracker=trackio": "tracker: got 'trackio', expected one of csv, none, wandb",
     "trainer.accelerator=gpuu": "trainer.accelerator: got 'gpuu', expected one of auto, cpu, gpu",
     "name=../x": "name: got '../x', expected the name of a folder",
     "name=.store": "name: got '.store', expected the name of a folder",
@@ -108,6 +111,7 @@ BY_ITSELF = {
     "optim.lr=null": "optim.lr: got null, expected a number",
     "optim.lr=???": "optim.lr: has no value",
     "optim.lr": "or key=value",
+    f"name={'é' * 128}": "name: got 'éééééééééééééééééééé…', expected the name of a folder: at most 255 bytes",
     "name=": "name: got '', expected the name of a folder",
     "paths.runs=": "paths.runs: got '', expected a folder",
     "model=": "model: got '', expected one of ",
@@ -131,7 +135,20 @@ BY_ITSELF = {
     "hydra.run.dir=x": "hydra.run.dir=x: launchers and their options are for sweeps",
     "--config": "--config: expected a file after it",
     "--config-dir=nowhere": "--config-dir: got 'nowhere', expected a folder with configs",
-    "--config=nowhere.yaml": "--config: nowhere.yaml: cannot be read",
+    "--config=nowhere.yaml": "--config: nowhere.yaml: no such file",
+    # what Hydra leaves to Python, or to nobody
+    "optim=[null]": "optim: got [null], expected one of adam, ",
+    "probes=[null]": "probes: got [null], expected one of ",
+    "+tracker=[null]": "tracker: got [null], expected one of csv, none, ",
+    "paths=[[1]]": "paths: got [[1]], expected one of default",
+    "++criterion={1: 2}": "criterion: got the key 1, expected a text as a key",
+    "+model.x={1:2}": "model.x: no such key",
+    "data.mean=[nan]": "data.mean[0]: got nan, expected a finite number",
+    "optim.clip_norm=inf": "optim.clip_norm: got inf, expected a number > 0",
+    "train.eval_batch_size=100000000000000000000000": "expected a whole number ≥ 1 and ≤ 2147483647",
+    "tracker.group='a\x1b[2J'": "tracker.group: got 'a\\x1b[2J', expected a text of printable characters",
+    "name='\\${seed}'": "name: got '${seed}', expected a text without ${",
+    "paths.runs=~nobody_of_that_name/x": "paths.runs: got '~nobody_of_that_name/x', expected a folder; ~ names no home",
     # a method that is not there
     "method._target_=Foo": "method._target_: got 'Foo', expected a dotted path",
     "method._target_=foo.Bar": "method._target_: cannot import 'foo.Bar'",
@@ -184,7 +201,7 @@ TOGETHER = {
     "train.batch_size=301": "train.batch_size: got 301, expected at most the 300 training images",
     "rewind.to=3ep": "rewind.to: got '3ep', expected a step of the dense training, at most its 20 steps",
     "schedule.warmup=3ep": "schedule.warmup: got '3ep', expected at most the 20 steps",
-    "data._target_=lottery.data.sources.mnist2d": "data._target_: got 'lottery.data.sources.mnist2d'",
+    "data._target_=lottery.data.sources.mnist2d": "data._target_: lottery.data.sources has no 'mnist2d' (did you mean 'mnist1d'?)",
     "criterion._target_=lottery.pruning.criteria.magnitud": "(did you mean 'magnitude'?)",
     "+criterion.foo=1": "criterion: lottery.pruning.criteria.magnitude: ",
     "+probes.mine={_target_:no.such,_partial_:true}": "probes.mine._target_: cannot import 'no.such'",
@@ -429,7 +446,8 @@ def test_a_flipped_bit_in_a_mask_is_noticed_and_repaired(study: Path, at: int | 
     flip(path, at)
     again("masks/round_001.safetensors")
     assert (Mask.load(path), read_metadata(path)) == (mask, metadata)
-    assert {**facts(study), "masks/round_001.safetensors": others["masks/round_001.safetensors"]} == others
+    rewritten = {name: others[name] for name in ("masks/round_001.safetensors", "manifest.json")}  # has its digest
+    assert {**facts(study), **rewritten} == others
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -460,7 +478,7 @@ def test_a_line_torn_by_a_kill_is_completed(study: Path) -> None:
     assert len(rows(study)) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"seed: [", b"\x00\xff", b"name: study\n"])
+@pytest.mark.parametrize("content", [b"", b"seed: [", b"\x00\xff", b"name: caf\xe9\n", b"name: study\n"])
 def test_a_damaged_config_of_the_run_folder(study: Path, content: bytes) -> None:
     """The command that made the study repairs it; run from the file itself, it is refused and nothing touched."""
     before = facts(study)
@@ -472,6 +490,28 @@ def test_a_damaged_config_of_the_run_folder(study: Path, content: bytes) -> None
     assert listing(Path.cwd()) == damaged
     again()
     assert facts(study) == before
+
+
+def test_a_saved_config_with_a_tracker_that_is_gone(study: Path) -> None:
+    """`tracker=trackio` of older versions: running the study is refused, reading its folder goes on."""
+    other = study.parents[1] / "other" / study.name
+    shutil.copytree(study, other)
+    config = study / "config.yaml"
+    config.write_text(config.read_text().replace("tracker:\n  name: none", "tracker:\n  name: trackio"))
+    assert "trackio" in config.read_text()
+    before = listing(Path.cwd())
+    outcome = call("--config", str(config))
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.line == "lottery: tracker.name: got 'trackio', expected one of none, csv, wandb"
+    assert listing(Path.cwd()) == before
+    assert set(load_runs(study)["config.tracker.name"]) == {"trackio"}
+    for reading in (
+        ("report", str(study), "-o", "page.html"),
+        ("compare", str(study), str(other), "--out", "compared"),
+    ):
+        outcome = call(*reading)
+        assert (outcome.status, outcome.err) == (0, ""), outcome
+    again()  # by another tracker
 
 
 # -- in a process of its own -------------------------------------------------------------------------------------------
@@ -492,6 +532,40 @@ def test_a_process_ends_with_one_line_and_its_status(case: str, tmp_path: Path) 
     assert named in outcome.line
     assert "Traceback" not in outcome.out
     assert (status == 2) == (not list(tmp_path.iterdir()))
+
+
+@pytest.mark.slow
+def test_closed_streams_lead_nowhere(tmp_path: Path) -> None:
+    """`>&-` and `2>&-`: the study is done, and none of its files takes the place of the stream."""
+    for number in (1, 2):
+        outcome = spawn("--version", cwd=tmp_path, before=lambda number=number: os.close(number))
+        assert (outcome.status, outcome.err) == (0, ""), outcome
+        outcome = spawn("optim.lrr=1", cwd=tmp_path, before=lambda number=number: os.close(number))
+        assert outcome.status == 2
+        assert ("optim.lrr" in outcome.err) == (number == 1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", [("--help",), ("doctor",), ("compare", "a", "b"), ("optim.lr=0",)])
+def test_a_locale_without_utf8(args: tuple[str, ...], tmp_path: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    outcome = spawn(*args, cwd=tmp_path, **ascii_only)
+    assert outcome.status in (0, 1, 2)
+    assert "Error" not in outcome.err, outcome.err
+    if args[0] == "optim.lr=0":
+        assert outcome.line.startswith("lottery: optim.lr: got 0.0")
+
+
+@pytest.mark.parametrize("args", [("seed=0",), ("report",), ("doctor",), ("status",)])
+def test_a_working_directory_that_was_deleted(args: tuple[str, ...], tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    outcome = call(*args)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.line == "lottery: the working directory was deleted; change to one that exists"
 
 
 def test_hydra_full_error_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from lottery.__main__ import COMMANDS
 from lottery.arguments import Arguments
 from lottery.compose import groups
 from lottery.data.tensors import TensorStream
-from lottery.training.signals import HANDLED
+from lottery.signals import HANDLED
 
 
 @pytest.fixture(autouse=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import difflib
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from command_line_tools import ROOT, environment
 from omegaconf import OmegaConf
 
+from lottery.combine import Composer, labels
 from lottery.compose import composed, config_folder, groups, loaded
 from lottery.config import settings, study_key
 from lottery.errors import ConfigError, LotteryError, cause, nearest
-from lottery.sweep import labels, planned
+from lottery.sweep import planned
 
 # -- one configuration ------------------------------------------------------------------------------------------------
 
@@ -29,10 +29,6 @@ def test_every_option_of_every_group_composes() -> None:
         needed = ["schedule.milestones=[2ep,4ep]"] if "schedule=multistep" in chosen else []
         needed += ["allocation=erk"] if {"method=random", "method=jackpot"} & set(chosen) else []
         needed += ["layer_criterion=snip"] if "method=layers" in chosen else []
-        if "tracker=trackio" in chosen and find_spec("trackio") is None:
-            with pytest.raises(ConfigError, match="pip install trackio"):
-                composed([*chosen, *needed])
-            continue
         composed([*chosen, *needed])
 
 
@@ -243,6 +239,46 @@ def test_a_file_that_is_no_configuration(content: bytes, tmp_path: Path) -> None
 
 
 # -- a sweep ----------------------------------------------------------------------------------------------------------
+
+
+TEXTS = {
+    "name=1e3": ("name", "1e3"),
+    "name=007": ("name", "007"),
+    "name=true": ("name", "true"),
+    "name='1e3'": ("name", "1e3"),
+    "tracker.project=1_000": ("tracker.project", "1_000"),
+    "tracker.tags=[1e3,a]": ("tracker.tags", ["1e3", "a"]),
+    "data.limit=1e3": None,  # a number it is, and no whole one
+    "paths.runs=~/lot": ("paths.store", "HOME/lot/.store"),
+    "paths.runs='~/lot'": ("paths.runs", "HOME/lot"),
+    "paths.data=~": ("paths.data", "HOME"),
+    "data.folder=~/images": ("data.folder", "HOME/images"),
+    "model.weights=~/w.pth": ("model.weights", "~/w.pth"),  # where it is read it is expanded
+}
+
+
+@pytest.mark.parametrize("override", TEXTS)
+def test_a_text_stays_as_it_was_written_and_the_home_is_found(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if (expected := TEXTS[override]) is None:
+        with pytest.raises(ConfigError, match="expected a whole number"):
+            composed([override])
+        return
+    key, value = expected
+    cfg = composed([override])
+    found = OmegaConf.select(cfg, key)
+    assert found == (value.replace("HOME", str(tmp_path)) if isinstance(value, str) else value)
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    assert OmegaConf.select(loaded(path), key) == found
+    assert OmegaConf.select(loaded(path, [override]), key) == found
+
+
+def test_a_text_of_a_sweep_stays_as_it_was_written() -> None:
+    jobs, _ = planned(["name=1e3,2e3", "seed=0"], None)
+    assert [Composer()(job).name for job in jobs] == ["1e3", "2e3"]
 
 
 def test_a_sweep_is_every_combination_the_last_changing_fastest() -> None:

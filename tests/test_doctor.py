@@ -20,8 +20,8 @@ from lottery.checkup.cluster import check_cluster
 from lottery.checkup.findings import Finding, in_order, note, ok, problem, size
 from lottery.checkup.folders import check_data, check_folders, file_system
 from lottery.checkup.machine import check_libraries, required
-from lottery.data.options import Data
-from lottery.stages.lease import Lease
+from lottery.config.data import Data
+from lottery.lease import Lease
 
 CONFIG = """Configuration data as of 2026-08-01T12:00:00
 ClusterName             = lottery

@@ -26,16 +26,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from lottery.compose import composed, groups
 from lottery.config import INFRASTRUCTURE, plain, settings, study_key
+from lottery.parts import typed_method
+from lottery.signals import StopFlag
 from lottery.stages.lab import Lab
 from lottery.stages.store import Store
 from lottery.state import StateRef
-from lottery.training.signals import StopFlag
 
 MLP = ("+exp=imp_rewind", "data=digits")
 RESNET = ("+exp=lth_resnet20", "data=digits", "model.width=4")
 PINNED = {  # overrides: (study key, key of the dense training from weights of 0)
     MLP: ("07c2d360b981", "a328604b9bdb7c2a77228b7076ae0e01c3fed45a8490257a84a6576889cf39f3"),
     RESNET: ("6b7f65eb2f2d", "1888b7e22189262681646332e64a5d7981cb1f7680499fa467cacd34f7988c61"),
+}
+SEARCHES = {  # key of the search in weights of 0
+    "bip": "33e6029c07fd18b51c051a569363de53a89dce5064a7c08bf8f45f60c149e839",
+    "bip_filter": "63016763cce5fb596a9cb9e0d9994a11677327651b27483df5d98f52caa0c4ac",
+    "edge_popup": "5e2cd2949ee7b86407d3da5de10c5ed374432f13d0bb316ab99c93017fbe4ff7",
+    "jackpot": "f0d09d37c1adb7ced2f88a72c68954c9deaa5533df4b9061c100b49f59125117",
 }
 
 
@@ -57,7 +64,7 @@ def inputs(cfg: DictConfig, zero: bool = False) -> dict[str, Any]:
     if zero:
         zeros = {name: torch.zeros_like(value) for name, value in ticket.state.tensors().items()}
         ticket = replace(ticket, state=StateRef.of(zeros))
-    return lab._trainings.inputs(ticket, None)
+    return lab._train_inputs(ticket, None)
 
 
 def stage_key(cfg: DictConfig, zero: bool = False) -> str:
@@ -82,6 +89,19 @@ def test_pinned_study_key(overrides: tuple[str, ...]) -> None:
 def test_pinned_train_stage_key(overrides: tuple[str, ...]) -> None:
     now = json.dumps(inputs(base(overrides), zero=True), indent=1)
     assert stage_key(base(overrides), zero=True) == PINNED[overrides][1], f"see this file's head; now: {now}"
+
+
+@pytest.mark.parametrize("preset", SEARCHES)
+def test_pinned_search_stage_key(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BiP by filters was raised alone when its numerics changed: the others' results of older stores are found."""
+    cfg = base((f"+exp={preset}", "data=digits"))
+    monkeypatch.setattr(Lab, "_search_stage", Lab._search_inputs)
+    lab, method = Lab(settings(cfg), StopFlag(), lambda *_: None), typed_method(cfg.method)
+    zeros = StateRef.of({name: torch.zeros_like(value) for name, value in lab.initial.state.tensors().items()})
+    counts = [{name: shape.numel() // 5 for name, shape in lab.initial.mask.shapes.items()}]
+    search = method.search(lab, *counts if preset == "jackpot" else [])
+    now: Any = lab.searched(zeros, method.steps, search, getattr(method, "weights", None))
+    assert Store(Path()).stage("search", now).key == SEARCHES[preset], f"see this file's head; now: {now}"
 
 
 # -- the study key ----------------------------------------------------------------------------------------------------

@@ -19,15 +19,17 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
+from tiny_networks import all_weights
 
 from lottery.compose import composed, config_folder
-from lottery.config import settings, typed_method
+from lottery.config import settings
 from lottery.models.build import build
-from lottery.pruning.prunable import all_weights, prunable
+from lottery.parts import typed_method
+from lottery.pruning.prunable import prunable
+from lottery.record.rows import Row
+from lottery.signals import StopFlag
 from lottery.stages.lab import Lab
 from lottery.study import Study
-from lottery.tracking.folder import Row
-from lottery.training.signals import StopFlag
 
 PRESETS = sorted(path.stem for path in (config_folder() / "exp").glob("*.yaml"))
 IMP = "lottery.methods.imp.IMP"

@@ -20,16 +20,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lottery.errors import LotteryError
-from lottery.ticket import (
-    Mask,
-    StateRef,
-    Ticket,
-    load_state,
-    read_metadata,
-    save_state,
-    state_digest,
-    weights_digest,
-)
+from lottery.state import StateRef, load_state, save_state, state_digest
+from lottery.ticket import Mask, Ticket, read_metadata, weights_digest
 
 
 def some_mask(seed: int = 0) -> Mask:

@@ -7,6 +7,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from lottery.pruning.prunable import weight_shapes
+
 
 def convolutional(*, shape: tuple[int, ...], classes: int, dropout: float = 0.25) -> nn.Sequential:
     """Two convolutions with batch normalisation, dropout, and a linear layer: 644 weights on 1x8x8 images."""
@@ -39,3 +41,8 @@ class Partial(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.output(torch.relu(self.frozen(images.flatten(1))))
+
+
+def all_weights(network: nn.Module) -> int:
+    """How many convolution, linear and attention weights there are, prunable or not."""
+    return sum(shape.numel() for shape in weight_shapes(network).values())

@@ -2,7 +2,7 @@
 
     python experiments/pai_sanity/summary.py RUN_FOLDER ... [--out experiments/pai_sanity]
 
-Prints the tables of README.md in Markdown and draws arms.png.
+Prints the tables of README.md in Markdown and draws arms.png, since these runs are no paper's sweep.
 """
 
 from __future__ import annotations
@@ -11,36 +11,30 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter
 
-from lottery.analysis.read import frame, read_config
+from lottery.analysis.claims import named
 from lottery.analysis.statistics import spread
-from lottery.analysis.style import CRITERIA, DENSE, canvas, looks, percent
+from lottery.figures.style import DENSE, canvas, looks, percent
+from lottery.record.table import load_runs
 
 DENSITIES = (0.1, 0.01)
 METHODS = ("SNIP", "GraSP", "SynFlow", "magnitude", "IMP")
 ARMS = ("ticket", "shuffle", "reinit", "invert")
 
 
-def method_of(run: str) -> str:
-    config = read_config(Path(run))
-    if config["method"]["_target_"].endswith("IMP"):
-        return "IMP"
-    return CRITERIA[config["criterion"]["_target_"].rpartition(".")[2]]
-
-
 def table_of(runs: list[Path]) -> pd.DataFrame:
     """Test accuracy (%): a row a method, density and seed; a column an arm, and one for the dense network."""
-    rows = frame(runs)
-    rows["method"] = rows["run"].map({run: method_of(run) for run in rows["run"].unique()})
-    rows["arm"] = rows["control"].fillna("ticket")
-    rows["test"] = 100 * rows["test_accuracy"]
-    dense = rows[rows["round"] == 0].groupby("seed")["test"].first()
-    rows["nominal"] = rows["density"].map(
-        lambda density: next((d for d in DENSITIES if abs(density / d - 1) < 0.01), 0.0)
+    rows = named(load_runs(runs))
+    rows = rows.assign(
+        method=rows["method"].str.extract(r"(\w+)", expand=False),  # of "SNIP at init", "IMP, reset to init"
+        arm=rows["control"].fillna("ticket"),
+        test=100 * rows["test_accuracy"],
+        nominal=sum(density * ((rows["density"] / density - 1).abs() < 0.01) for density in DENSITIES),
     )
+    dense = rows[rows["round"] == 0].groupby("seed")["test"].first().rename("dense")
     table = rows[rows["nominal"] > 0].pivot_table("test", ["method", "nominal", "seed"], "arm")
-    return table.assign(dense=dense.reindex(table.index.get_level_values("seed")).to_numpy())
+    return table.join(dense, on="seed")
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
@@ -49,27 +43,27 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     with canvas(path, f"LeNet-300-100 on MNIST: masks and controls, mean and range of {n} seeds", height=4.4) as figure:
         panels = figure.subplots(1, len(DENSITIES))
         for axes, density in zip(panels, DENSITIES, strict=True):
+            found = (
+                (100 - table.xs(density, level="nominal")).groupby("method").agg(["mean", "min", "max"]).loc[[*METHODS]]
+            )
             for offset, look in enumerate(looks([None, *ARMS[1:]])):
-                for x, method in enumerate(METHODS):
-                    errors = 100 - table.loc[(method, density), look.control or "ticket"]
-                    mean = errors.mean()
-                    axes.errorbar(
-                        x + 0.17 * (offset - 1.5), mean, ([mean - errors.min()], [errors.max() - mean]),
-                        color=look.colour, marker=look.marker, markersize=5, elinewidth=1, linestyle="none",
-                        label=look.words if x == 0 else None,
-                    )  # fmt: skip
-            error = 100 - table["dense"].mean()
-            axes.axhline(error, color=DENSE, linestyle=(0, (5, 3)), linewidth=1.1, label="dense")
-            axes.set_xticks(range(len(METHODS)), METHODS, rotation=30, ha="right")
+                error = found[look.control or "ticket"]
+                bars = (error["mean"] - error["min"], error["max"] - error["mean"])
+                places = [x + 0.17 * (offset - 1.5) for x in range(len(METHODS))]
+                axes.errorbar(
+                    places, error["mean"], bars, color=look.colour, marker=look.marker, markersize=5, elinewidth=1,
+                    linestyle="none", label=look.words,
+                )  # fmt: skip
+            axes.axhline(100 - table["dense"].mean(), color=DENSE, linestyle=(0, (5, 3)), linewidth=1.1, label="dense")
             axes.set_title(f"{percent(density)} % of the weights", fontsize="medium")
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10, 20, 50, 100]))
-            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_xticks(range(len(METHODS)), METHODS, rotation=30, ha="right")
             axes.grid(axis="y")
         panels[0].set_ylabel("test error (%), log scale")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
 
 
 def main() -> None:
@@ -78,19 +72,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     table = table_of(arguments.runs)
-    print(f"dense: {spread(table['dense'].groupby('seed').first())}\n")
-    print("| density | method | original | shuffle | reinit | invert |\n|---|---|---|---|---|---|")
-    for density in DENSITIES:
-        for method in METHODS:
-            at = table.loc[(method, density)]
-            print(f"| {percent(density)} % | {method} | {' | '.join(spread(at[arm]) for arm in ARMS)} |")
-    print("\n| density | method | shuffle - original | reinit - original | invert - original | original - dense |")
-    print("|---|---|---|---|---|---|")
-    for density in DENSITIES:
-        for method in METHODS:
-            at = table.loc[(method, density)]
-            gaps = [at[arm] - at["ticket"] for arm in ARMS[1:]] + [at["ticket"] - at["dense"]]
-            print(f"| {percent(density)} % | {method} | {' | '.join(spread(gap, '{:+.2f}') for gap in gaps)} |")
+    print(f"dense: {spread(table['dense'].groupby('seed').first())}")
+    gaps = table[[*ARMS[1:]]].sub(table["ticket"], axis=0).assign(dense=table["ticket"] - table["dense"])
+    heads = [f"{arm} - original" for arm in ARMS[1:]] + ["original - dense"]
+    for columns, form, titles in ((table[[*ARMS]], "{:.2f}", ["original", *ARMS[1:]]), (gaps, "{:+.2f}", heads)):
+        print(f"\n| density | method | {' | '.join(titles)} |\n|{'---|' * (2 + len(titles))}")
+        for density in DENSITIES:
+            for method in METHODS:
+                cells = [spread(values, form) for _, values in columns.loc[(method, density)].items()]
+                print(f"| {percent(density)} % | {method} | {' | '.join(cells)} |")
     draw(table, arguments.out / "arms.png")
 
 

@@ -1,4 +1,4 @@
-"""A paper's claims and numbers beside what studies show, with n, computed from a table of rounds. Torch-free."""
+"""Compare a paper's claims and numbers with the results of studies, from a table of rounds. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 import pandas as pd
 
 from lottery.analysis.intervals import t_interval
-from lottery.analysis.plots.words import entries, method_words
-from lottery.analysis.statistics import ROUNDING, paired
-from lottery.errors import ConfigError, LotteryError, nearest
+from lottery.analysis.statistics import ROUNDING, check_columns, paired
+from lottery.errors import ConfigError, LotteryError
+from lottery.figures.words import configs, method_words, subject
 
-NEAR = 1.25  # how many times denser or sparser the density may be that stands for a published one
+NEAR = 1.25  # largest ratio of a measured density to the published density that it stands for
 UNITS = {"": 1.0, "points": 100.0, "%": 100.0, "times": 1.0, "steps": 1.0, "degrees": 1.0}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says of a number, and the rows in which this number was measured.
+    """A paper's claim about a number, and the rows in which this number was measured.
 
-    It holds of a mean that is no less than `least` and no more than `most`, both in the units of the table.
-    `published` is the paper's number, in `unit` as it is shown, or words where it gives none.
+    The claim holds if the mean lies between `least` and `most`, both in the units of the table.
+    `published` is the paper's number in `unit`, or words where the paper gives no number.
     """
 
     words: str
@@ -38,16 +38,16 @@ class Claim:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ConfigError.of("unit", self.unit, f"one of {', '.join(map(repr, UNITS))}")
-        _check_columns(self.rows, [self.value], self.words)
+        check_columns(self.rows, [self.value], f"{self.words}: ")
 
 
 def checked(claims: Iterable[Claim]) -> pd.DataFrame:
-    """A row a claim: claim, density (%, of the prunable weights), published, here (the mean over seeds), lowest,
-    highest, t_low, t_high (95 %), unit, n (seeds), holds_in (how many of them), agrees.
+    """Check claims; return a row for each.
 
-    A seed counts once: its rows are averaged, since what shares a seed is no independent sample. `agrees` is "yes" or
-    "no" of the mean; "open" where it was not measured, n = 0. It says that the sign is right, not that n seeds prove
-    it: that is what the interval is for.
+    Columns: claim, density (%, of the prunable weights), published, here (the mean over seeds), lowest, highest, t_low,
+    t_high (95 %), unit, n (seeds), holds_in (the number of seeds in which the claim holds), agrees.
+    Rows of one seed are averaged first, since they are not independent. `agrees` is "yes" or "no" for the mean, "open"
+    where n = 0. "yes" means that the mean satisfies the claim, not that n seeds prove it: the interval shows that.
     """
     return pd.DataFrame([_checked(claim) for claim in claims])
 
@@ -55,28 +55,19 @@ def checked(claims: Iterable[Claim]) -> pd.DataFrame:
 def _checked(claim: Claim) -> dict[str, Any]:
     rows = claim.rows[claim.rows[claim.value].notna()]
     values = rows.groupby("seed", sort=False)[claim.value].mean().to_numpy(dtype=float)
-    unit, some = UNITS[claim.unit], len(values) > 0
-    interval = t_interval(values)
-    ends = [values.mean(), values.min(), values.max()] if some else [math.nan] * 3
-    numbers = dict(zip(("here", "lowest", "highest"), ends, strict=True))
-    numbers |= {"t_low": interval.low, "t_high": interval.high}
-    agrees = ("yes" if _holds(claim, values.mean()) else "no") if some else "open"
+    some, interval = len(values) > 0, t_interval(values)
+    ends = (values.mean(), values.min(), values.max()) if some else (math.nan,) * 3
+    names = ("here", "lowest", "highest", "t_low", "t_high")
     return {
         "claim": claim.words,
         "density": 100 * rows["density"].mean() if "density" in rows else math.nan,
         "published": claim.published,
-        **{name: unit * float(number) for name, number in numbers.items()},
+        **{name: UNITS[claim.unit] * float(number) for name, number in zip(names, (*ends, *interval), strict=True)},
         "unit": claim.unit,
         "n": len(values),
         "holds_in": int(np.sum(_holds(claim, values))),
-        "agrees": agrees,
+        "agrees": ("yes" if _holds(claim, ends[0]) else "no") if some else "open",
     }
-
-
-def _check_columns(rows: pd.DataFrame, columns: Iterable[str], what: str) -> None:
-    for name in columns:
-        if name not in rows:
-            raise ConfigError(f"{what}: the table has no column {name!r}{nearest(name, map(str, rows.columns))}")
 
 
 def _holds(claim: Claim, number: Any) -> Any:
@@ -87,14 +78,14 @@ def _holds(claim: Claim, number: Any) -> Any:
 
 
 def tickets(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of tickets: pruned, and no control."""
+    """Return the rows of tickets: pruned, and no control."""
     return frame[frame["control"].isna() & (frame["round"] > 0) & (frame["density"] < 1)]
 
 
 def near(frame: pd.DataFrame, density: float, column: str = "density") -> pd.DataFrame:
-    """The rows of the density of each study that is nearest (as a ratio) to a published one; those of studies that have
-    none within a factor of 1.25 are left out.
+    """Return each study's rows at the density that is nearest, as a ratio, to a published density.
 
+    Studies without a density within a factor of 1.25 are left out.
     column: "density", of the prunable weights, or "density_weights", of all.
     """
     if not 0 < density <= 1:
@@ -105,7 +96,7 @@ def near(frame: pd.DataFrame, density: float, column: str = "density") -> pd.Dat
 
 
 def within(frame: pd.DataFrame, value: str = "test_accuracy", against: str = "dense") -> pd.DataFrame:
-    """`statistics.paired`, and the `ratio` too: rows beside the dense network or a control of their own study."""
+    """Compare rows with the dense network or a control of their study: `statistics.paired`, and a column `ratio`."""
     rows = paired(frame, value, against)
     return rows.assign(ratio=rows[value] / rows["reference"])
 
@@ -113,20 +104,19 @@ def within(frame: pd.DataFrame, value: str = "test_accuracy", against: str = "de
 def across(
     ours: pd.DataFrame, theirs: pd.DataFrame, value: str = "test_accuracy", on: str | Sequence[str] = ("seed", "round")
 ) -> pd.DataFrame:
-    """The rows of `ours`, each with its `reference`, the mean of `theirs` of the same seed and round (or what `on`
-    says), and its `difference` from that. Rows without one have NaN. For two of one study there is `within`.
+    """Compare rows of `ours` with the mean of `theirs` of the same seed and round, or of equal columns `on`.
 
-    Raises LotteryError where several studies are alike in what `on` says: a mean would hide that they differ.
+    Adds the columns reference, difference and ratio; they are NaN where `theirs` has no such row. For two rows of one
+    study there is `within`. Raises LotteryError where several studies agree in `on`: a mean would hide how they differ.
     """
     on = [on] if isinstance(on, str) else list(on)
     for rows in (ours, theirs):
-        _check_columns(rows, [*on, value], "across")
+        check_columns(rows, [*on, value], "across: ")
     for which, each in {"ours": ours, "theirs": theirs}.items():
         studies_of = each.groupby(on)["run"].unique()
         if len(several := studies_of[studies_of.map(len) > 1]):
-            where = ", ".join(
-                f"{name} {value}" for name, value in zip(on, np.atleast_1d(several.index[0]), strict=True)
-            )
+            place = zip(on, np.atleast_1d(several.index[0]), strict=True)
+            where = ", ".join(f"{name} {value}" for name, value in place)
             one, other = several.iloc[0][:2]
             raise LotteryError(
                 f"across: {which} at {where}: {one} and {other}, expected one study: add to `on`, or filter"
@@ -137,17 +127,15 @@ def across(
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with two columns more, in words: `network`, such as "LeNet-300-100 on MNIST", and `method`, such as
-    "IMP, reset to init".
-    """
-    known = entries(frame)
-    network = {run: entry.subject for run, entry in known.items()}
-    method = {run: method_words(entry) for run, entry in known.items()}
+    """Add the columns `network`, such as "LeNet-300-100 on MNIST", and `method`, such as "IMP, reset to init"."""
+    known = configs(frame)
+    network = {run: subject(config) for run, config in known.items()}
+    method = {run: method_words(config) for run, config in known.items()}
     return frame.assign(network=frame["run"].map(network), method=frame["run"].map(method))
 
 
 def distinct(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the studies that differ in what was trained; of those that do not, the one with the most measured.
+    """Keep one of the studies that trained the same networks: the one with the most values.
 
     Blocks of a sweep overlap: they may hold the same study with different probes.
     """
@@ -159,9 +147,7 @@ def distinct(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def studies(frame: pd.DataFrame) -> pd.DataFrame:
-    """What a table is made of, a row a network and method (its `label`, where there is one): seeds, studies, rounds;
-    and of the different trainings: how many, their steps (all together), and their hours.
-    """
+    """Count seeds, studies, rounds, and trainings with their steps and hours, by network and method (or its label)."""
     rows = named(frame)
     by = ["network", "label" if "label" in rows else "method"]
     table = []
@@ -179,10 +165,10 @@ def studies(frame: pd.DataFrame) -> pd.DataFrame:
 def relative(
     published: Iterable[Mapping[str, Any]], frame: pd.DataFrame, value: str = "test_accuracy"
 ) -> list[dict[str, Any]]:
-    """Published points of another network than that of these rows, moved so that their dense one lies at ours.
+    """Shift published points of another network so that their dense point lies at the dense level of these rows.
 
-    published: points {"x": density, "y": value, "label", ...}, as the functions of lottery.analysis.plots take them.
-    Raises LotteryError where none is of a dense network, x = 1, or several are of different values.
+    published: points {"x": density, "y": value, "label", ...}, as the functions of lottery.figures take them.
+    Raises LotteryError unless the points of a dense network, x = 1, have exactly one value.
     """
     points = [dict(point) for point in published]
     theirs = {point["y"] for point in points if point["x"] == 1}
@@ -197,7 +183,7 @@ def relative(
 
 
 def dense_level(frame: pd.DataFrame, value: str = "test_accuracy") -> float:
-    """The mean of the dense networks: each seed's once, however many studies share it."""
+    """Return the mean of the dense networks; each seed counts once, however many studies share its network."""
     rows = frame[frame["control"].isna() & (frame["round"] == 0)]
     return float(rows.groupby("seed")[value].mean().mean())
 
@@ -210,10 +196,11 @@ def beside(
     value: str = "test_accuracy",
     of_dense: bool = False,
 ) -> pd.DataFrame:
-    """Published points (see `relative`) beside the rows of the same `series`, where there is one, and nearest density.
+    """Compare published points (see `relative`) with the rows of the same `series` at the nearest density.
 
-    of_dense: both less their own dense network's. A row a point: series, density (published), published, density here,
-    here (mean over studies), lowest, highest, n; all in per cent, or points. Empty where nothing was measured near it.
+    of_dense: subtract from each value that of its own dense network.
+    Returns a row a point: series, density (published), published, density here, here (mean over studies), lowest,
+    highest, n; in per cent, or points. Cells are empty where nothing was measured near the published density.
     """
     points = [dict(point) for point in published]
     level = next((point["y"] for point in points if point["x"] == 1), math.nan) if of_dense else 0.0
@@ -232,7 +219,7 @@ def beside(
 
 
 def _of_series(rows: pd.DataFrame, column: str, name: Any) -> pd.DataFrame:
-    """The rows of a control by this name, or the tickets whose `column` says so; without a name, all tickets."""
+    """Return the rows of the control `name`, or tickets with this name in `column`; all tickets if `name` is None."""
     ticket = rows["control"].isna()
     if name is None:
         return rows[ticket]

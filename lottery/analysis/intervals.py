@@ -1,4 +1,4 @@
-"""Intervals and tests of a mean, from few independent values. Numbers only; torch-free."""
+"""Intervals and tests of the mean of few independent values. Numbers only; torch-free."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lottery.errors import ConfigError
 CONFIDENCE = 0.95
 RESAMPLES = 5000
 NAN = float("nan")
-ROUNDING = 1e-9  # closer than that, relative to their range, resampled means are equal
+ROUNDING = 1e-9  # resampled means this close, relative to the range of the values, count as equal
 
 
 class Interval(NamedTuple):
-    """NaN at both ends where fewer than two values do not allow any."""
+    """Both ends of an interval; NaN for fewer than two values."""
 
     low: float
     high: float
 
 
 def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """Student's interval of the mean: mean ± t * s / sqrt(n), s with n - 1 in the denominator."""
+    """Return Student's interval of the mean: mean ± t * s / sqrt(n), where s has n - 1 in the denominator."""
     values = _finite(values)
     if len(values) < 2:
         return Interval(NAN, NAN)
@@ -40,10 +40,10 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The bootstrap's interval of the mean, from `resamples` draws with replacement; equal seeds, equal intervals.
+    """Return the bootstrap interval of the mean, from `resamples` draws with replacement, repeatable by `seed`.
 
-    method: "percentile", or "bca", which corrects it for bias and skewness (Efron & Tibshirani 1993, "An Introduction
-        to the Bootstrap", section 14.3). Either lies within the values, and is too narrow where they are few.
+    method: "percentile", or "bca", which corrects for bias and skewness (Efron & Tibshirani 1993, "An Introduction to
+        the Bootstrap", section 14.3). Both lie within the range of the values, and are too narrow for few values.
     """
     if method not in ("bca", "percentile"):
         raise ConfigError.of("method", method, "bca or percentile")
@@ -60,7 +60,7 @@ def bootstrap_interval(
 
 
 def _bca_levels(values: np.ndarray, means: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """At which quantiles of the resampled means the interval ends. The acceleration is the jackknife's."""
+    """Return the quantiles of the resampled means at which the BCa interval ends; acceleration by the jackknife."""
     away = values - values.mean()
     spread, rounding = (away**2).sum() ** 1.5, ROUNDING * np.ptp(values)
     below, at_most = (means < values.mean() - rounding).mean(), (means <= values.mean() + rounding).mean()
@@ -73,9 +73,9 @@ def _bca_levels(values: np.ndarray, means: np.ndarray, levels: np.ndarray) -> np
 
 
 def holm(p: ArrayLike) -> np.ndarray:
-    """p-values adjusted for how many there are: none below a bound is a false alarm but at that rate, for all together.
+    """Adjust p-values for their number, so that the chance of any false rejection at a bound is at most the bound.
 
-    Holm 1979, "A simple sequentially rejective multiple test procedure". NaN is no test: it stays, and does not count.
+    Holm 1979, "A simple sequentially rejective multiple test procedure". NaN stays NaN and does not count as a test.
     """
     p = np.asarray(p, dtype=float)
     adjusted = np.full(p.shape, np.nan)
@@ -87,7 +87,7 @@ def holm(p: ArrayLike) -> np.ndarray:
 
 
 def p_above(values: ArrayLike, bound: float) -> float:
-    """One-sided t test: how likely a mean so high would be if the true one were at most `bound`. NaN for n < 2."""
+    """Return the p-value of a one-sided t test that the true mean is above `bound`; NaN for n < 2."""
     values = _finite(values)
     if len(values) < 2:
         return NAN
@@ -98,13 +98,13 @@ def p_above(values: ArrayLike, bound: float) -> float:
 
 
 def _finite(values: ArrayLike) -> np.ndarray:
-    """Without what was not measured."""
+    """Return the values that are not NaN."""
     values = np.asarray(values, dtype=float)
     return values[~np.isnan(values)]
 
 
 def _standard_error(values: np.ndarray) -> float:
-    """Of the mean. 0 where all are equal, which rounding would hide."""
+    """Return the standard error of the mean: exactly 0 if all values are equal, despite rounding."""
     return 0.0 if (values == values[0]).all() else float(values.std(ddof=1) / np.sqrt(len(values)))
 
 

@@ -1,23 +1,23 @@
 """Statistics over seeds: summaries, differences from the dense network, matching and winning tickets. Torch-free.
 
-Everywhere a study (a run folder) counts once: several rows of it in one group, such as the copies of a control, are
-averaged first, since what shares its seeds is no independent sample. `n` counts studies, `rows` the rows behind them.
+A study (a run folder) counts once: its rows in a group, such as copies of a control, are averaged first, since they
+share seeds and are not independent. `n` counts studies, `rows` the rows behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lottery.analysis.curves import FREE
+from lottery.analysis.experiment import fixed
 from lottery.analysis.intervals import CONFIDENCE, NAN, bootstrap_interval, holm, p_above, t_interval
 from lottery.errors import ConfigError, LotteryError, nearest
 
 BY = ("round", "control")
-ROUNDING = 1e-9  # differences of accuracies closer to a bound than that are at it
+ROUNDING = 1e-9  # a difference of accuracies this close to a bound counts as equal to it
 
 
 def summary(
@@ -30,11 +30,11 @@ def summary(
     seed: int = 0,
     mixed: bool = False,
 ) -> pd.DataFrame:
-    """A row a group: `by`, n, rows, mean, median, min, max, t_low, t_high, boot_low, boot_high.
+    """Summarize each group in a row: `by`, n, rows, mean, median, min, max, t_low, t_high, boot_low, boot_high.
 
-    All are over the n studies' own means. Groups keep the order of the table; one where nothing was measured has n = 0.
-    Raises LotteryError where a group mixes experiments, or has the same seeds twice (see `check_groups`; `mixed` allows
-    it), ConfigError for a column that is not there.
+    Statistics are over the means of n studies. Groups keep the order of the table; one without any value has n = 0.
+    Raises LotteryError where a group mixes experiments or has the same seeds twice (see `check_groups`), unless
+    `mixed`; ConfigError for a missing column.
     """
     by = _columns(frame, by, value)
     if not mixed:
@@ -42,26 +42,25 @@ def summary(
     rows = []
     for key, group in _groups(frame, by):
         values = _per_study(group, value)
-        some = len(values) > 0
-        spread = {name: float(getattr(np, name)(values)) if some else NAN for name in ("mean", "median", "min", "max")}
+        counts = {"n": len(values), "rows": int(group[value].notna().sum())}
+        spread = {name: getattr(np, name)(values) if len(values) else NAN for name in ("mean", "median", "min", "max")}
         student = t_interval(values, confidence)
         boot = bootstrap_interval(values, confidence, method=method, seed=seed)
-        counts = {"n": len(values), "rows": int(group[value].notna().sum())}
         ends = {"t_low": student.low, "t_high": student.high, "boot_low": boot.low, "boot_high": boot.high}
         rows.append(key | counts | spread | ends)
     return pd.DataFrame(rows)
 
 
 def spread(values: pd.Series, form: str = "{:.2f}") -> str:
-    """Mean, lowest and highest, in words: "98.44 (98.36 … 98.50)"."""
+    """Format mean, lowest and highest: "98.44 (98.36 … 98.50)"."""
     return f"{form.format(values.mean())} ({form.format(values.min())} … {form.format(values.max())})"
 
 
 def paired(frame: pd.DataFrame, value: str = "test_accuracy", against: str = "dense") -> pd.DataFrame:
-    """The rows, each with its `reference`, the same study's, and its `difference` from that (its value minus it).
+    """Add to each row its study's `reference`, and its `difference`: its value minus the reference.
 
-    against: "dense", the dense network (round 0), for every row but this one; or a control, such as "reinit", the mean
-    of its copies in the same round, for the tickets. NaN where a study does not have it. ConfigError where none has.
+    against: "dense", the dense network (round 0), for every other row; or a control, such as "reinit", the mean of its
+    copies in the same round, for the tickets. NaN where a study lacks the reference. Raises ConfigError where all do.
     """
     _columns(frame, ["run", "round", "control"], value)
     ticket = frame["control"].isna()
@@ -86,13 +85,12 @@ def matching(
     confidence: float = CONFIDENCE,
     mixed: bool = False,
 ) -> pd.DataFrame:
-    """Which tickets and controls match their dense networks, by this rule.
+    """Tell which tickets and controls match their dense networks.
 
-    A group is `matching` where its mean difference from the dense network of the same study is at least -`margin` (a
-    fraction of `value`: 0.005 is half a point). With few seeds that is no proof. It is `shown` where a one-sided t test
-    of the differences rejects "lower by the margin or more" at 1 - `confidence`, after Holm's correction over the
-    densities that were tried: the groups that differ in round or density only. With a margin of 0 that would show more,
-    that it is better than dense.
+    A group is `matching` where its mean difference from the dense networks of its studies is at least -`margin` (a
+    fraction: 0.005 is half a point of accuracy). With few seeds that is no proof. A group is `shown` where a one-sided
+    t test of the differences rejects "lower by the margin or more" at 1 - `confidence`, after Holm's correction over
+    the groups that differ only in round or density. With a margin of 0, `shown` would mean better than dense.
 
     A row a group: `by`, density, density_weights (means), n, rows, difference (mean), t_low, t_high (of this group
     alone, uncorrected), margin, p, p_holm, matching, shown. `matching` is missing where n = 0, `shown` where n < 2.
@@ -112,7 +110,7 @@ def matching(
 
 
 def _corrected(table: pd.DataFrame, by: Sequence[str]) -> pd.Series:
-    """Holm's p-values; a family is what differs in no column but rounds and densities, such as one control's curve."""
+    """Return Holm's p-values within families: groups that differ only in round or density, as on a control's curve."""
     family = [name for name in by if name != "round" and not name.rpartition(".")[2].startswith("density")]
     if not family:
         return pd.Series(holm(table["p"]), index=table.index)
@@ -143,11 +141,11 @@ def winning(
     confidence: float = CONFIDENCE,
     mixed: bool = False,
 ) -> pd.DataFrame:
-    """Which are winning tickets, as Frankle & Carbin 2019 define them ("The Lottery Ticket Hypothesis", section 1).
+    """Tell which groups win by the definition of Frankle & Carbin 2019 ("The Lottery Ticket Hypothesis", section 1).
 
-    `matching`, at the step of the least validation loss, as theirs is: `value` is the accuracy there. Smaller: density
-    below 1. And no slower: in the mean over studies that step, `early_stop_step`, comes no later than the dense one's.
-    Of a control it says that the same is true of it, not that it is a ticket.
+    A winning ticket is `matching` in `value`, its accuracy at the step of the lowest validation loss. Its density is
+    below 1, and this step, `early_stop_step`, is in the mean no later than the dense network's. A control that wins
+    satisfies these conditions, but is no ticket.
 
     The table of `matching`, and step_n, step_difference (mean, in steps), step_low, step_high (t interval), winning.
     `winning` is missing where the accuracy or the step was not measured, as without a validation split.
@@ -164,64 +162,57 @@ def winning(
 
 
 def check_groups(frame: pd.DataFrame, by: Sequence[str]) -> None:
-    """Raise LotteryError unless the studies of every group are one experiment, each with its own seeds.
+    """Raise LotteryError unless every group is one experiment whose studies have different seeds.
 
-    A mean over different experiments, or over one study twice, looks like any other mean. Experiments are told apart by
-    all columns of the configuration but the seeds, the controls, the probes, and what can change no number.
+    A mean over different experiments, or over one study twice, looks like any other mean. Experiments differ in some
+    option of the configuration besides seeds, controls, probes, and options that change no number.
     """
     studies = frame.drop_duplicates("run").set_index("run")
-    fixed = _known(studies[[name for name in studies if _tells_apart(str(name))]])
-    seeds = _known(studies[[name for name in studies if str(name) == "seed" or str(name).startswith("config.seeds.")]])
-    experiment, seeded = (pd.Series(map(tuple, part.to_numpy()), index=studies.index) for part in (fixed, seeds))
+    studies = studies.astype(object).where(studies.notna(), None).map(str)  # so that missing values are equal
+    columns = {name.removeprefix("config."): name for name in map(str, studies) if name.startswith("config.")}
+    options = list(fixed(columns).values())
+    seeds = [name for name in map(str, studies) if name == "seed" or name.startswith("config.seeds.")]
     for key, group in _groups(frame, by):
-        runs = group["run"].unique()
-        first, where = runs[0], ", ".join(f"{name} {'none' if pd.isna(each) else each}" for name, each in key.items())
-        for run in runs[1:]:
-            if experiment[run] != experiment[first]:
-                name = next(name for name in fixed if fixed.at[run, name] != fixed.at[first, name])
-                raise LotteryError(
-                    f"{where}: {first} and {run} differ in {name} ({fixed.at[first, name]}, {fixed.at[run, name]}): "
-                    f"add it to `by`, or leave out one, or ask for mixed=True"
-                )
-        twice = seeded[runs][seeded[runs].duplicated(keep=False)]
-        if len(twice):
+        here = studies.loc[group["run"].unique()]
+        where = ", ".join(f"{name} {'none' if pd.isna(each) else each}" for name, each in key.items())
+        differ = here[options].ne(here[options].iloc[0])
+        if differ.to_numpy().any():
+            first, run = here.index[0], differ.any(axis=1).idxmax()
+            name = differ.loc[run].idxmax()
             raise LotteryError(
-                f"{where}: {twice.index[0]} and {next(r for r in twice.index[1:] if twice[r] == twice.iloc[0])} "
-                "have the same seeds: give each seed once, or ask for mixed=True"
+                f"{where}: {first} and {run} differ in {name} ({here.at[first, name]}, {here.at[run, name]}): "
+                f"add it to `by`, or leave out one, or ask for mixed=True"
             )
+        for _, alike in here.groupby(seeds, sort=False) if seeds else ():
+            if len(alike) > 1:
+                raise LotteryError(
+                    f"{where}: {alike.index[0]} and {alike.index[1]} have the same seeds: give each seed once, "
+                    f"or ask for mixed=True"
+                )
 
 
-def _tells_apart(column: str) -> bool:
-    """Whether studies that differ in this column are different experiments."""
-    from lottery.config import INFRASTRUCTURE  # Hydra comes with it
-
-    key = column.removeprefix("config.")
-    free = any(key == name or key.startswith(f"{name}.") for name in (*FREE, *INFRASTRUCTURE))
-    return key != column and not free
-
-
-def _known(table: pd.DataFrame) -> pd.DataFrame:
-    """As text, in which everything that is missing is alike."""
-    return table.astype(object).where(table.notna(), None).map(str)
+def check_columns(frame: pd.DataFrame, names: Iterable[str], who: str = "") -> None:
+    """Raise ConfigError, which begins with `who`, for a missing column."""
+    for name in names:
+        if name not in frame:
+            raise ConfigError(f"{who}the table has no column {name!r}{nearest(name, map(str, frame.columns))}")
 
 
 def _columns(frame: pd.DataFrame, by: str | Sequence[str], value: str) -> list[str]:
-    """`by` as a list. ConfigError where a column that is needed is not there, or `value` holds no numbers."""
+    """Return `by` as a list. Raises ConfigError for a missing column, or where `value` holds no numbers."""
     columns = [by] if isinstance(by, str) else list(by)
-    for name in (*columns, value, "run"):
-        if name not in frame:
-            raise ConfigError(f"the table has no column {name!r}{nearest(name, map(str, frame.columns))}")
+    check_columns(frame, (*columns, value, "run"))
     if not pd.api.types.is_numeric_dtype(frame[value]):
         raise ConfigError.of("value", value, "a column of numbers")
     return columns
 
 
 def _groups(frame: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """The columns that make a group, and its rows. The ticket is a group of its own: its `control` is missing."""
+    """Yield the key and the rows of each group; a missing `control`, which marks tickets, is a key too."""
     for key, group in frame.groupby(list(by), dropna=False, sort=False):
         yield dict(zip(by, key, strict=True)), group
 
 
 def _per_study(group: pd.DataFrame, value: str) -> np.ndarray:
-    """The mean of each study that has any."""
+    """Return the mean of each study that has a value."""
     return group.groupby("run", sort=False)[value].mean().dropna().to_numpy(dtype=float)

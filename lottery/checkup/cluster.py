@@ -1,26 +1,27 @@
-"""The scheduler: is it there, what does it allow, and how much warning does a job get before its end. Torch-free."""
+"""Check the scheduler: whether it answers, its limits, and how early it warns a job of its end. Torch-free."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from time import monotonic
 
 from lottery.checkup.findings import Finding, note, ok, problem
 from lottery.launch import scheduler
 from lottery.launch.scheduler import Silent, parse_time
-from lottery.tracking.status import duration, job_id
+from lottery.record.status import duration, job_id
 
 SECONDS = 5.0
-LITTLE_WARNING = 60  # seconds, in which a state may not get saved
-MANY = 12  # partitions
+LITTLE_WARNING = 60  # seconds; may be too short to save a state
+MANY = 12  # partitions that are listed where nothing is wrong with them
 
 
 def check_cluster(checkpoint_minutes: float) -> list[Finding]:
-    """Findings about SLURM; `checkpoint_minutes` is how often a study saves its state."""
+    """Return findings about SLURM. checkpoint_minutes: how often a study saves its state."""
     if not scheduler.available():
-        return [ok("scheduler", "no SLURM on this machine: sweeps run here (-m, or several at a time with"
-                                " hydra/launcher=local)")]  # fmt: skip
+        text = "no SLURM on this machine: sweeps run here (-m, or several at a time with hydra/launcher=local)"
+        return [ok("scheduler", text)]
     deadline = monotonic() + SECONDS
     try:
         settings = scheduler.settings(deadline)
@@ -34,45 +35,42 @@ def check_cluster(checkpoint_minutes: float) -> list[Finding]:
     return found
 
 
-def about(settings: dict[str, str]) -> list[Finding]:
-    """Version and limits."""
+def about(settings: dict[str, str]) -> Iterator[Finding]:
+    """Report SLURM's version, its limits and its signals."""
     array, wait = settings.get("MaxArraySize", "?"), settings.get("KillWait", "?")
-    cluster = settings.get("ClusterName", "?")
-    found = [ok("scheduler", f"SLURM {settings.get('SLURM_VERSION', '?')}, cluster {cluster}")]
+    yield ok("scheduler", f"SLURM {settings.get('SLURM_VERSION', '?')}, cluster {settings.get('ClusterName', '?')}")
     if array.isdecimal():
-        found.append(ok("limits", f"an array may have {max(0, int(array) - 1):,} jobs (MaxArraySize), so a sweep too"))
-    found.append(ok("signals", f"at its time limit a job gets SIGTERM, and SIGKILL {wait} later (KillWait)"))
-    return found
+        yield ok("limits", f"an array may have {max(0, int(array) - 1):,} jobs (MaxArraySize), so a sweep too")
+    yield ok("signals", f"at its time limit a job gets SIGTERM, and SIGKILL {wait} later (KillWait)")
 
 
 def partitions(deadline: float, checkpoint_minutes: float) -> list[Finding]:
-    """A line each; a problem where no partition lets a study live to its first checkpoint."""
-    found, long_enough = [], False
-    everything = scheduler.partitions(deadline)
-    for partition in everything:
-        name, limit = partition.get("PartitionName", "?"), parse_time(partition.get("MaxTime", ""))
+    """Report each partition, and a problem where none runs a job long enough for a study's first checkpoint."""
+    found, all_short = list[Finding](), True
+    for partition in scheduler.partitions(deadline):
+        limit = parse_time(partition.get("MaxTime", ""))
+        text = f"{partition.get('PartitionName', '?')}: {described(partition, limit)}"
         short = limit is not None and limit <= 60 * checkpoint_minutes
-        long_enough |= not short
-        text = described(partition, limit)
+        all_short &= short
         if short:
             advice = f"train.checkpoint_minutes={checkpoint_minutes:g} is longer: set it to a part of the time limit"
-            found.append(note("partition", f"{name}: {text}", advice))
+            found.append(note("partition", text, advice))
         elif partition.get("State", "UP") != "UP":
-            found.append(note("partition", f"{name}: {text}", "it takes or starts no jobs now"))
+            found.append(note("partition", text, "it takes or starts no jobs now"))
         else:
-            found.append(ok("partition", f"{name}: {text}"))
-    if everything and not long_enough:
+            found.append(ok("partition", text))
+    if found and all_short:
         advice = "set train.checkpoint_minutes to a part of the time limit"
         found.append(problem("limits", "every partition's time limit is shorter than the checkpoint interval", advice))
-    if len(found) > MANY:
+    fine = [finding for finding in found if finding.level == "ok"]
+    if more := fine[MANY:]:
         wrong = [finding for finding in found if finding.level != "ok"]
-        fine = [finding for finding in found if finding.level == "ok"]
-        found = [*wrong, *fine[:MANY], ok("partition", f"and {len(fine[MANY:])} more")] if fine[MANY:] else found
+        found = [*wrong, *fine[:MANY], ok("partition", f"and {len(more)} more")]
     return found
 
 
 def described(partition: dict[str, str], limit: int | None) -> str:
-    """A partition's size, limits and preemption."""
+    """Describe a partition's size, limits and preemption."""
     default = parse_time(partition.get("DefaultTime", ""))
     text = f"{partition.get('TotalNodes', '?')} nodes, {partition.get('State', '?').lower()}, "
     text += "no time limit" if limit is None else f"up to {span(limit)}"
@@ -84,33 +82,31 @@ def described(partition: dict[str, str], limit: int | None) -> str:
 
 
 def span(seconds: int) -> str:
-    """A round time without its zeros: 10m, 2h, 3d."""
+    """Format a duration without trailing zeros, such as 10m, 2h or 3d."""
     return re.sub("(?<=[mhd])00[smh]$", "", duration(seconds))
 
 
-def preemption(settings: dict[str, str]) -> list[Finding]:
-    """What happens to a job that must make room."""
-    found = []
+def preemption(settings: dict[str, str]) -> Iterator[Finding]:
+    """Report what happens to a job that is preempted."""
     kind, mode = settings.get("PreemptType", "preempt/none"), settings.get("PreemptMode", "OFF").upper()
     if kind == "preempt/none" or mode == "OFF":
-        found.append(ok("preemption", "off: jobs run until their time limit"))
+        yield ok("preemption", "off: jobs run until their time limit")
     elif "CANCEL" in mode:
         text = "a job that must make room is cancelled, not requeued"
-        found.append(note("preemption", text, "submit the sweep again: it continues from the last saved state"))
+        yield note("preemption", text, "submit the sweep again: it continues from the last saved state")
     elif "preempt_send_user_signal" in settings.get("SlurmctldParameters", ""):
-        found.append(ok("preemption", f"{mode.lower()}, announced by the job's own signal (preempt_send_user_signal)"))
+        yield ok("preemption", f"{mode.lower()}, announced by the job's own signal (preempt_send_user_signal)")
     else:
         text = "a job that must make room gets SIGTERM alone, and SIGKILL after the partition's grace time"
         advice = "use hydra/launcher=slurm_preempt: the state is saved on SIGTERM, and SLURM itself requeues the job"
-        found.append(note("preemption", text, advice))
+        yield note("preemption", text, advice)
     if settings.get("JobRequeue") == "0":
         text = "SLURM requeues only jobs that ask for it (JobRequeue=0)"
-        found.append(note("preemption", text, "the project's launchers ask; in your own job script: #SBATCH --requeue"))
-    return found
+        yield note("preemption", text, "the project's launchers ask; in your own job script: #SBATCH --requeue")
 
 
 def accounting(deadline: float, settings: dict[str, str]) -> Finding:
-    """Whether the past of jobs is remembered."""
+    """Report whether SLURM keeps records of ended jobs."""
     error = scheduler.accounting(deadline)
     if not error:
         return ok("accounting", "sacct works")
@@ -118,30 +114,28 @@ def accounting(deadline: float, settings: dict[str, str]) -> Finding:
     return note("accounting", text, "`lottery status` asks scontrol instead, and after that time only the run folders")
 
 
-def this_job(deadline: float, checkpoint_minutes: float, settings: dict[str, str]) -> list[Finding]:
-    """The job that this process is part of: how long it has, and how early it is warned."""
+def this_job(deadline: float, checkpoint_minutes: float, settings: dict[str, str]) -> Iterator[Finding]:
+    """Report on the job that this process is part of: its time left, and how early it is warned of its end."""
     id = job_id()
     job = scheduler.ask([id], max(0.5, deadline - monotonic())).jobs.get(id)
-    found = []
     if job is not None and job.seconds_left is not None:
-        text = f"{id} has {duration(job.seconds_left)} left" + (
-            f", started again {job.restarts} times" * bool(job.restarts)
-        )
-        found.append(ok("this job", text))
+        again = f", started again {job.restarts} times" if job.restarts else ""
+        yield ok("this job", f"{id} has {duration(job.seconds_left)} left{again}")
         if job.seconds_left < 60 * checkpoint_minutes:
             text = f"less than train.checkpoint_minutes={checkpoint_minutes:g} is left of its time"
-            found.append(note("this job", text, "what is saved is then only what the signal before the end lets save"))
+            yield note("this job", text, "what is saved is then only what the signal before the end lets save")
     try:
         asked = re.search(r"--signal[= ](?:[BR]+:)?(\w+)(?:@(\d+))?", scheduler.job_script(id, deadline))
     except Silent as error:
-        return [*found, note("this job", f"its script cannot be looked at ({error})")]
+        yield note("this job", f"its script cannot be looked at ({error})")
+        return
     if asked is None:
         text = "no --signal in its script (one given to sbatch itself does not show): SIGTERM, and SIGKILL "
         text += f"{settings.get('KillWait', '?')} later"
-        found.append(note("this job", text, "#SBATCH --signal=USR2@300 gives five minutes to save the state"))
+        yield note("this job", text, "#SBATCH --signal=USR2@300 gives five minutes to save the state")
     else:
         name, delay = asked[1].removeprefix("SIG"), int(asked[2] or 60)
         text = f"gets SIG{name} {delay} s before its end"
-        little = delay < LITTLE_WARNING
-        found.append(note("this job", text, "a large state may take longer") if little else ok("this job", text))
-    return found
+        yield (
+            note("this job", text, "a large state may take longer") if delay < LITTLE_WARNING else ok("this job", text)
+        )

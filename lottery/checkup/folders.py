@@ -1,35 +1,33 @@
-"""Folders and the files in them: can the store do its work there, and are the data sets whole. Torch-free."""
+"""Check folders: whether the store works there, and whether the data sets are complete. Torch-free."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
 from lottery.checkup.findings import Finding, note, ok, problem, size
-from lottery.data.options import Data
+from lottery.config.data import Data
 from lottery.errors import LotteryError
-from lottery.stages.lease import Lease
+from lottery.files import Unreadable, parse_json, write_atomic
+from lottery.lease import Lease
 
 NETWORK = {
     "nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "cifs", "smb3", "glusterfs", "orangefs", "panfs",
     "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.gpfs", "virtiofs",
 }  # fmt: skip
 MEMORY = {"tmpfs", "ramfs"}
-LITTLE, TIGHT = (100e6, 1e3), (5e9, 5e4)  # bytes and files that may still be written: a problem, worth a note
+LITTLE, TIGHT = (100e6, 1e3), (5e9, 5e4)  # free bytes and files: below the first a problem, below the second a note
 SLOW_MS = 250.0  # for one small file, written and renamed
 CACHED = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def check_folders(folders: dict[str, Path], slurm: bool) -> list[Finding]:
-    """The folders that studies write to, each named by its key. Leaves nothing behind, and creates none of them."""
-    found: list[Finding] = []
-    looked: dict[Path, str] = {}
+    """Check the folders (by key) that studies write to. Creates none of them, and leaves nothing in them."""
+    found, looked = list[Finding](), dict[Path, str]()
     for key, folder in folders.items():
         there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
         if there in looked:
@@ -41,9 +39,9 @@ def check_folders(folders: dict[str, Path], slurm: bool) -> list[Finding]:
 
 
 def check_folder(key: str, folder: Path, there: Path, slurm: bool) -> Iterator[Finding]:
-    """Whether files appear `there` whole, only one process gets a lease, and there is room.
+    """Check that files in `there` are written whole, that only one process gets a lease, and that there is room.
 
-    `there` is the folder, or of those above it the nearest that exists.
+    there: the folder itself, or its nearest parent that exists.
     """
     where = f"{folder}" if there == folder else f"{folder} (not there yet; looked at {there})"
     kind = file_system(there)
@@ -61,38 +59,31 @@ def check_folder(key: str, folder: Path, there: Path, slurm: bool) -> Iterator[F
     elif slurm and kind not in NETWORK:
         text = f"{there} is {kind}, which other machines do not see unless it is exported to them"
         yield note(key, text, f"a sweep on several nodes needs {key} on a file system that they share")
-    yield from check_room(key, there)
+    yield check_room(key, there)
 
 
 def try_out(folder: Path) -> float:
-    """Do there what the store does; milliseconds for one small file. Raises OSError or LotteryError."""
-    scratch = Path(tempfile.mkdtemp(prefix=".doctor-", dir=folder))
-    try:
+    """Try the store's operations in a folder; return the ms of a small write. Raises OSError, LotteryError."""
+    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder, ignore_cleanup_errors=True) as scratch:
         started = monotonic()
-        replace_file(scratch)
+        replace_file(Path(scratch))
         milliseconds = 1e3 * (monotonic() - started)
-        try_lease(scratch)
+        try_lease(Path(scratch))
         return milliseconds
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_file(scratch: Path) -> None:
-    """Replace a file that somebody has open: the name must show the new content, the open file the old."""
-    path, temporary = scratch / "file", scratch / ".file.tmp"
+    """Replace an open file. Raises LotteryError unless its path gives the new content and the open file the old one."""
+    path = scratch / "file"
     path.write_bytes(b"old")
     with path.open("rb") as reader:
-        with temporary.open("wb") as file:
-            file.write(b"new")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if path.read_bytes() != b"new" or temporary.exists() or reader.read() != b"old":
+        write_atomic(path, b"new")
+        if path.read_bytes() != b"new" or [*scratch.iterdir()] != [path] or reader.read() != b"old":
             raise LotteryError("renaming a file over another is not atomic here")
 
 
 def try_lease(scratch: Path) -> None:
-    """Of two who want a lease one gets it, and after it has been given back the other."""
+    """Take a lease twice. Raises LotteryError unless the second attempt fails, and succeeds after a release."""
     first, second = Lease(scratch), Lease(scratch)
     try:
         if not first.acquire() or second.acquire():
@@ -109,33 +100,30 @@ def try_lease(scratch: Path) -> None:
         second.release()
 
 
-def check_room(key: str, folder: Path) -> Iterator[Finding]:
-    """Free space, and free inodes where the file system counts them."""
+def check_room(key: str, folder: Path) -> Finding:
+    """Check the free space, and the free inodes where the file system counts them."""
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     files = found.f_favail if found.f_files else float("inf")
     text = f"{size(free)} free" + (f", room for {files:,} files" if found.f_files else "")
     advice = "make room (`python -m lottery store gc`), or choose another folder"
     if free < LITTLE[0] or files < LITTLE[1]:
-        yield problem(key, text, advice)
-    elif free < TIGHT[0] or files < TIGHT[1]:
-        yield note(key, text, advice)
-    else:
-        yield ok(key, text)
+        return problem(key, text, advice)
+    return note(key, text, advice) if free < TIGHT[0] or files < TIGHT[1] else ok(key, text)
 
 
 def file_system(folder: Path) -> str:
-    """Its kind, such as ext4 or nfs4; "unknown" where the kernel does not say."""
+    """Return the type of a folder's file system, such as ext4 or nfs4; "unknown" where the kernel does not list it."""
     real, kind, longest = os.path.realpath(folder), "unknown", -1
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return kind
     for line in lines:
         mount, _, source = line.partition(" - ")
         point = mount.split()[4].encode().decode("unicode_escape")  # blanks are written \040
         inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= longest:  # of several at one point the last is on top
+        if inside and len(point) >= longest:  # of several mounts at one point the last one is visible
             kind, longest = source.split()[0], len(point)
     return kind
 
@@ -144,7 +132,7 @@ def file_system(folder: Path) -> str:
 
 
 def check_data(folder: Path, chosen: Data) -> list[Finding]:
-    """The data sets found, and the one that the configuration names."""
+    """Check the data sets in a folder, and the one that the configuration names."""
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     found = [data_file(path) for path in files]
     missing = [name for name in CACHED if folder / f"{name}.safetensors" not in files]
@@ -154,7 +142,7 @@ def check_data(folder: Path, chosen: Data) -> list[Finding]:
         path = folder / f"{source}.safetensors"
         found.append(note("data", f"{path}: not there; made on first use, by a download", download))
     elif source == "imagefolder":
-        found.append(image_folder(folder / (chosen.folder or "")))
+        found.append(image_folder(folder / (chosen.folder or chosen.name)))
     if missing and len(missing) < len(CACHED):
         found.append(ok("data", f"not in {folder}: {', '.join(missing)} (made on first use, by a download)"))
     elif missing:
@@ -164,12 +152,12 @@ def check_data(folder: Path, chosen: Data) -> list[Finding]:
 
 
 def data_file(path: Path) -> Finding:
-    """Whether a data set's file is whole, from its header and its length."""
+    """Check by its header and its length whether a data set's file is complete."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             total = os.fstat(file.fileno()).st_size
-            header = json.loads(file.read(length)) if length < min(total, 10**7) else None
+            header = parse_json(file.read(length), "its header") if length < min(total, 10**7) else None
         if header is None:
             raise ValueError("it has no header")
         header.pop("__metadata__", None)
@@ -178,7 +166,7 @@ def data_file(path: Path) -> Finding:
         if lacking := [name for name in ARRAYS if name not in header]:
             raise ValueError(f"it lacks {', '.join(lacking)}")
         train, test = (header[f"{part}_images"]["shape"] for part in ("train", "test"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, Unreadable, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         return problem("data", f"{path}: not whole: {reason}", "delete it, to have it made again, or copy it anew")
     shape = "x".join(map(str, train[1:]))
@@ -186,7 +174,7 @@ def data_file(path: Path) -> Finding:
 
 
 def image_folder(root: Path) -> Finding:
-    """A tree of images, as ImageNet comes."""
+    """Check a tree of images laid out as ImageNet's."""
     try:
         classes = [sum(entry.is_dir() for entry in os.scandir(root / part)) for part in ("train", "val")]
     except OSError as error:

@@ -1,1 +1,1 @@
-"""What a network costs: multiply-adds, memory, time and energy."""
+"""The costs of a network: multiply-adds, memory, time and energy."""

@@ -1,4 +1,4 @@
-"""Where all randomness of the data comes from: draws that are functions of their key alone, never of a global state."""
+"""All random choices of the data: draws, orders, splits, samples. Each is a function of its arguments alone."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ Indices = NDArray[np.int64]
 
 
 def draws(count: int, seed: int, *words: str | int) -> NDArray[np.uint64]:
-    """`count` uniform 64-bit integers, a function of `seed` and `words` alone.
+    """Draw `count` uniform 64-bit integers, a function of `seed` and `words` alone.
 
-    Only Philox's raw output is used: NumPy promises to keep that stream, and not those of `permutation` or `integers`.
+    Only Philox's raw output is used: NumPy keeps that stream stable, but not those of `permutation` or `integers`.
     """
     return np.random.Philox(key=derive(seed, *words)).random_raw(count)
 
 
 def permutation(count: int, seed: int, *words: str | int) -> Indices:
-    """A uniformly random permutation of 0 … count-1, int64 [count]."""
+    """Draw a uniformly random permutation of 0 … count-1, int64 [count]."""
     return np.argsort(draws(count, seed, *words), kind="stable").astype(np.int64)
 
 
 def integers(count: int, high: int, seed: int, *words: str | int) -> Indices:
-    """`count` uniform integers in [0, high), int64 [count]; the modulo's bias is below high/2^64."""
+    """Draw `count` uniform integers in [0, high), int64 [count]. The modulo's bias is below high/2^64."""
     return (draws(count, seed, *words) % np.uint64(high)).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every batch that this process reads, where `of` processes train one network between them."""
+    """The part of every batch that this process reads, where `of` processes train one network together."""
 
     rank: int = 0
     of: int = 1
@@ -44,9 +44,9 @@ WHOLE = Share()
 
 @dataclass(frozen=True)
 class Order:
-    """The batches of a training run: which images of `count`, in which order, for any absolute step ≥ 0.
+    """The batches of a training run: which of `count` images, in which order, for any absolute step ≥ 0.
 
-    With a `share` the batches are the same and one process's part of each is given, `batch_size` or less in all.
+    With a `share`, batches stay the same, and this process gets its part of each; the parts add up to the batch.
     """
 
     count: int
@@ -69,42 +69,38 @@ class Order:
         return whole if self.drop_last or not rest else whole + 1
 
     def locate(self, step: int) -> tuple[int, slice]:
-        """The epoch that `step` belongs to, and which part of that epoch's permutation is to be read for it.
+        """Return the epoch of `step`, and the slice of that epoch's permutation to read for it.
 
-        A process whose share of a short batch is empty (`sizes` says so) reads the batch's first image, since networks
-        refuse empty batches; it has to count for nothing.
+        If this process's share of a short batch is empty (see `sizes`), the slice is the batch's first image, which
+        must not be counted: networks refuse empty batches.
         """
-        epoch, start, stop = self._batch(step)
-        first, last = self._part(start, stop)
-        return epoch, slice(first, last) if last > first else slice(start, start + 1)
+        start, _, first, last = self._bounds(step)
+        return step // self.steps_per_epoch, slice(first, last) if last > first else slice(start, start + 1)
 
     def sizes(self, step: int) -> tuple[int, int]:
-        """How many images of the step's batch are this process's own, and how many there are."""
-        _, start, stop = self._batch(step)
-        first, last = self._part(start, stop)
+        """Return how many images of the step's batch belong to this process, and how many the batch has."""
+        start, stop, first, last = self._bounds(step)
         return last - first, stop - start
 
-    def _batch(self, step: int) -> tuple[int, int, int]:
+    def _bounds(self, step: int) -> tuple[int, int, int, int]:
+        """Return start and stop in the permutation, first of the step's batch, then of this process's share of it."""
         if step < 0:
             raise ValueError(f"step {step} < 0")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.batch_size
-        return epoch, start, min(start + self.batch_size, self.count)
-
-    def _part(self, start: int, stop: int) -> tuple[int, int]:
+        start = step % self.steps_per_epoch * self.batch_size
+        stop = min(start + self.batch_size, self.count)
         size, rank, of = stop - start, self.share.rank, self.share.of
-        return start + size * rank // of, start + size * (rank + 1) // of
+        return start, stop, start + size * rank // of, start + size * (rank + 1) // of
 
     def permutation(self, epoch: int) -> Indices:
-        """The images of epoch `epoch` in training order, int64 [count]: a function of (seed, epoch) alone."""
+        """Return the images of an epoch in training order, int64 [count]: a function of (seed, epoch) alone."""
         return permutation(self.count, self.seed, "order", epoch)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which images of a source's training set are trained on, and which are held out: int64, ascending, disjoint.
+    """The indices of a source's training images that are trained on or held out: int64, ascending, disjoint.
 
-    Ascending, so that with nothing held out or left out the split seed changes nothing at all.
+    They ascend so that the split seed changes nothing where no image is held out or left out.
     """
 
     train: Indices
@@ -121,3 +117,39 @@ class Split:
             raise ConfigError.of("data.limit", limit, expected)
         shuffled = permutation(count, seed, "split")
         return cls(np.sort(shuffled[validation:][:limit]), np.sort(shuffled[:validation]))
+
+
+def sampled(labels: Indices, classes: int, per_class: int, seed: int, key: str) -> Indices:
+    """Choose `per_class` positions of each class in `labels` (int64 [N]), in an order that mixes the classes: int64.
+
+    The k-th images of all classes come together, in an order drawn anew for each k. So every beginning of the sample is
+    balanced to within one image per class, and a smaller sample of one seed is the beginning of a larger one. Raises
+    ConfigError, naming `key`, where `check_per_class` does.
+    """
+    check_per_class(np.bincount(labels, minlength=classes).tolist(), per_class, key)
+    shuffled = permutation(len(labels), seed, "sample", "images")
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]  # classes ascend; the order within each is random
+    first = np.searchsorted(labels[by_class], np.arange(classes))
+    table = by_class[first + np.arange(per_class)[:, None]]  # [per_class, classes]
+    mixed = np.argsort(draws(table.size, seed, "sample", "classes").reshape(table.shape), axis=1, kind="stable")
+    return np.take_along_axis(table, mixed, axis=1).ravel()
+
+
+def check_per_class(counts: list[int], per_class: int, key: str) -> None:
+    """Raise ConfigError, naming `key`, unless `per_class` ≥ 1 and each class has that many training images."""
+    if per_class < 1:
+        raise ConfigError.of(key, per_class, "a number of images ≥ 1")
+    fewest = min(counts)
+    if per_class > fewest:
+        expected = f"at most {fewest}: class {counts.index(fewest)} has {fewest} training images"
+        raise ConfigError.of(key, per_class, expected)
+
+
+def subset(count: int, limit: int | None, split: str) -> Indices:
+    """Return a fixed random choice of `limit` of a split's `count` images, ascending; all if there are no more.
+
+    The first images would be a biased choice: a folder's images are sorted by class.
+    """
+    if limit is None or limit >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(permutation(count, 0, "subset", split)[:limit])

@@ -1,23 +1,22 @@
-"""The sources of the in-memory data sets: two that need no file, and the field's four from the data cache."""
+"""The sources of the in-memory data sets: two that need no file, and four common ones from the data cache."""
 
 from __future__ import annotations
 
-import random
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from lottery.config.data import Data
 from lottery.data.cache import cached
-from lottery.data.options import Data
 from lottery.data.order import permutation
-from lottery.data.tensors import Arrays
+from lottery.seeding import seeded
 
 
 def mnist1d(options: Data, folder: Path) -> dict[str, np.ndarray]:
-    """MNIST-1D (Greydanus and Kobak 2024, arXiv 2011.14439): 4000 and 1000 signals of 40 floats, ten classes.
+    """Generate MNIST-1D (Greydanus and Kobak 2024, arXiv 2011.14439): 4000 and 1000 signals of 40 floats, ten classes.
 
-    Generated (in a second or two, once a process), never downloaded; float32, mean 0 and variance 1 over everything.
+    This takes a second or two, once per process. float32, with mean 0 and variance 1 over everything.
     """
     return _mnist1d()
 
@@ -26,13 +25,8 @@ def mnist1d(options: Data, folder: Path) -> dict[str, np.ndarray]:
 def _mnist1d() -> dict[str, np.ndarray]:
     from mnist1d.data import make_dataset
 
-    # The package seeds the global generators; what the caller had drawn from them so far must not be undone.
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
+    with seeded(0):  # the package seeds the global generators; this restores the caller's state
         made = make_dataset()
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
     return {
         "train_images": made["x"].astype(np.float32)[:, None],
         "train_labels": made["y"].astype(np.int64),
@@ -42,10 +36,10 @@ def _mnist1d() -> dict[str, np.ndarray]:
 
 
 def digits(options: Data, folder: Path) -> dict[str, np.ndarray]:
-    """scikit-learn's 1797 hand-written digits, 8x8; grey levels 0 … 16 spread over 0 … 255 and rounded.
+    """Return scikit-learn's 1797 hand-written digits, 8x8; grey levels 0 … 16 are scaled to 0 … 255 and rounded.
 
-    1437 for training and 360 for testing, by one fixed permutation: the file's own order goes through the classes in
-    turn and from writer to writer, so neither its end nor every fifth image would be a fair sample.
+    1437 are for training and 360 for testing, by one fixed permutation: the file is ordered by class and writer, so
+    neither its end nor every fifth image would be a fair sample.
     """
     from sklearn.datasets import load_digits
 
@@ -62,21 +56,7 @@ def digits(options: Data, folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def mnist(options: Data, folder: Path) -> Arrays:
-    """MNIST: 60 000 and 10 000 images of 1x28x28, ten classes."""
-    return cached("mnist", "MNIST", options, folder)
-
-
-def fashion_mnist(options: Data, folder: Path) -> Arrays:
-    """Fashion-MNIST: 60 000 and 10 000 images of 1x28x28, ten classes."""
-    return cached("fashion_mnist", "FashionMNIST", options, folder)
-
-
-def cifar10(options: Data, folder: Path) -> Arrays:
-    """CIFAR-10: 50 000 and 10 000 images of 3x32x32, ten classes."""
-    return cached("cifar10", "CIFAR10", options, folder)
-
-
-def cifar100(options: Data, folder: Path) -> Arrays:
-    """CIFAR-100: 50 000 and 10 000 images of 3x32x32, a hundred classes."""
-    return cached("cifar100", "CIFAR100", options, folder)
+mnist = partial(cached, "mnist", "MNIST")  # 60 000 and 10 000 images of 1x28x28, ten classes
+fashion_mnist = partial(cached, "fashion_mnist", "FashionMNIST")  # 60 000 and 10 000 images of 1x28x28, ten classes
+cifar10 = partial(cached, "cifar10", "CIFAR10")  # 50 000 and 10 000 images of 3x32x32, ten classes
+cifar100 = partial(cached, "cifar100", "CIFAR100")  # 50 000 and 10 000 images of 3x32x32, a hundred classes

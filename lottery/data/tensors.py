@@ -1,29 +1,27 @@
-"""Data sets that fit in memory: four tensors, split, on the training device, gathered a batch at a time."""
+"""Data sets that fit in memory: four tensors, split, on the training device, gathered one batch at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lottery.data.augment import FlipCrop
-from lottery.data.dataset import Batch
-from lottery.data.options import Data
-from lottery.data.order import WHOLE, Indices, Order, Share, Split
-from lottery.data.sample import sampled, subset
-from lottery.data.scaling import Scaler, check_pixels, from_pixels, scaler, to_pixels
+from lottery.config.data import Data
+from lottery.data.dataset import Batch, Dataset, Stream
+from lottery.data.order import WHOLE, Indices, Order, Share, Split, sampled
+from lottery.data.transforms import FlipCrop, Scaler
 from lottery.errors import LotteryError
+from lottery.state import digest_of
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """What a source of an in-memory data set yields. `origin` (a file, or a function) is what errors name."""
+    """The arrays of an in-memory data set, as its source returns them. `origin`: a file or function, for errors."""
 
     origin: str
     train_images: Tensor
@@ -35,7 +33,7 @@ class Arrays:
 
     @classmethod
     def of(cls, found: Mapping[str, Tensor | np.ndarray], origin: str) -> Arrays:
-        """From a mapping of tensors or arrays; further entries are ignored. LotteryError where one is missing."""
+        """Create from a mapping of tensors or arrays; ignore other entries. LotteryError where one is missing."""
         missing = [name for name in cls.NAMES if name not in found]
         if missing:
             raise LotteryError(f"{origin}: has no {', '.join(missing)}; expected the tensors {', '.join(cls.NAMES)}")
@@ -45,14 +43,10 @@ class Arrays:
     def train_size(self) -> int:
         return len(self.train_images)
 
+    @cached_property
     def digest(self) -> str:
-        """sha256 (hex) over the names, types, shapes and bytes of the four tensors."""
-        sha = hashlib.sha256()
-        for name in self.NAMES:
-            tensor: Tensor = getattr(self, name)
-            sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-            sha.update(tensor.numpy().data)
-        return sha.hexdigest()
+        """The sha256 (hex) over the names, types, shapes and bytes of the four tensors."""
+        return digest_of((name, getattr(self, name)) for name in self.NAMES)
 
     def check(self, shape: list[int], classes: int, dtypes: tuple[torch.dtype, ...]) -> None:
         """Raise LotteryError, naming origin and tensor, where types, shapes, counts or values are not as declared."""
@@ -75,101 +69,68 @@ class Arrays:
         raise LotteryError(f"{self.origin}: {name}: got {got}, expected {expected}")
 
     def dataset(self, options: Data, split: Split) -> TensorDataset:
-        """Check against the options' shape and classes, and split."""
+        """Check the arrays against the options' shape and classes, and split them."""
         self.check(options.shape, options.classes, (torch.uint8, torch.float32))
-        splits = {
-            "train": (_take(self.train_images, split.train), _take(self.train_labels, split.train)),
-            "validation": (_take(self.train_images, split.validation), _take(self.train_labels, split.validation)),
-            "test": (self.test_images, self.test_labels),
-        }
-        return TensorDataset(options, splits, self.digest())
+        training = (self.train_images, self.train_labels)
+        indices = {"train": split.train, "validation": split.validation}
+        splits = {name: _taken(training, chosen) for name, chosen in indices.items()}
+        return TensorDataset(options, {**splits, "test": (self.test_images, self.test_labels)}, self.digest)
 
 
-def _take(tensor: Tensor, indices: Indices) -> Tensor:
-    # A split's indices ascend: as many as there are rows means every row in its place, and no copy is needed.
-    return tensor if len(indices) == len(tensor) else tensor[torch.from_numpy(indices).to(tensor.device)]
+def _taken(batch: Batch, indices: Indices) -> Batch:
+    """Return the images and labels at these indices, which ascend."""
+    images, labels = batch
+    if len(indices) == len(labels):  # all rows in order: no copy is needed
+        return batch
+    chosen = torch.from_numpy(indices).to(labels.device)
+    return images[chosen], labels[chosen]
 
 
-class TensorDataset:
-    """A Dataset (dataset.py) in memory: for each split images (uint8 or float32) [N, *shape] and labels int64 [N]."""
+class TensorDataset(Dataset):
+    """A data set in memory: for each split images (uint8 or float32) [N, *shape] and labels int64 [N]."""
 
     def __init__(self, options: Data, splits: dict[str, Batch], digest: str) -> None:
-        images, _ = splits["test"]
-        self.options, self.splits, self.digest, self.device = options, splits, digest, images.device
-        self.scale = scaler(options, images.dtype, images.device)
-
-    @property
-    def name(self) -> str:
-        return self.options.name
-
-    @property
-    def classes(self) -> int:
-        return self.options.classes
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.options.shape)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {split: len(labels) for split, (_, labels) in self.splits.items()}
+        images, self.splits = splits["test"][0], splits
+        sizes = {split: len(labels) for split, (_, labels) in splits.items()}
+        super().__init__(options, sizes, digest, images.dtype, images.device)
 
     def to(self, device: torch.device | str) -> TensorDataset:
-        """The same data set on `device`; tensors that are there already are shared, not copied."""
+        """Return the data set on `device`; tensors that are there already are shared, not copied."""
         splits = {name: (images.to(device), labels.to(device)) for name, (images, labels) in self.splits.items()}
         return TensorDataset(self.options, splits, self.digest)
+
+    def labels(self, split: str) -> Indices:
+        return self.splits[split][1].cpu().numpy()
 
     def stream(self, batch_size: int, seed: int, drop_last: bool = False, share: Share = WHOLE) -> TensorStream:
         return TensorStream(self, Order(self.sizes["train"], batch_size, seed, drop_last, share))
 
-    def batches(self, split: str, size: int, share: Share = WHOLE, limit: int | None = None) -> Iterator[Batch]:
-        images, labels = self.splits[split]
-        if limit is not None:
-            chosen = subset(len(labels), limit, split)
-            images, labels = _take(images, chosen), _take(labels, chosen)
-        return _batches((images, labels), size, self.scale, share)
-
-    @property
-    def class_sizes(self) -> list[int]:
-        return torch.bincount(self.splits["train"][1], minlength=self.classes).tolist()
-
     def sample(self, per_class: int, seed: int, key: str = "criterion.per_class") -> Batch:
         images, labels = self.splits["train"]
-        chosen = torch.from_numpy(sampled(labels.cpu().numpy(), self.classes, per_class, seed, key)).to(self.device)
+        chosen = torch.from_numpy(sampled(self.labels("train"), self.classes, per_class, seed, key)).to(self.device)
         return self.scale(images.index_select(0, chosen)), labels.index_select(0, chosen)
 
-    def pixels(self, split: str, size: int, limit: int | None = None) -> Iterator[Batch]:
-        images, labels = self.splits[split]
-        check_pixels(self.options, images.dtype)
-        chosen = subset(len(labels), limit, split)
-        return _batches((_take(images, chosen), _take(labels, chosen)), size, to_pixels)
-
-    def scaled(self, pixels: Tensor) -> Tensor:
-        check_pixels(self.options, self.splits["test"][0].dtype)
-        return from_pixels(self.scale, pixels)
+    def _chosen(self, split: str, chosen: Indices, size: int, scale: Scaler, share: Share = WHOLE) -> Iterator[Batch]:
+        whole = zip(*(tensor.split(size) for tensor in _taken(self.splits[split], chosen)), strict=True)
+        for images, labels in islice(whole, share.rank, None, share.of):
+            if len(labels):
+                yield scale(images), labels.clone()
 
 
-def _batches(of: Batch, size: int, scale: Scaler, share: Share = WHOLE) -> Iterator[Batch]:
-    whole = zip(*(tensor.split(size) for tensor in of), strict=True)
-    for images, labels in islice(whole, share.rank, None, share.of):
-        if len(labels):
-            yield scale(images), labels.clone()
-
-
-class TensorStream:
-    """A Stream (dataset.py) over a TensorDataset's training split; holds the draws of one epoch at a time."""
+class TensorStream(Stream):
+    """Batches of a TensorDataset's training split. Holds the random draws of one epoch at a time."""
 
     def __init__(self, data: TensorDataset, order: Order) -> None:
+        super().__init__(order)
         self._images, self._labels = data.splits["train"]
-        self._scale = data.scale
-        self._order, self._epoch = order, -1
-        self.steps_per_epoch = order.steps_per_epoch
-        options = data.options
-        augmented = options.flip or options.crop > 0
-        self._augment = FlipCrop(data.shape, options.flip, options.crop, data.device) if augmented else None
+        self._scale, self._epoch = data.scale, -1
+        flip, crop = data.options.flip, data.options.crop
+        self._augment = (
+            FlipCrop(data.shape, flip, crop, data.device, data.options.padding) if flip or crop > 0 else None
+        )
 
     def batch(self, step: int) -> Batch:
-        epoch, part = self._order.locate(step)
+        epoch, part = self.order.locate(step)
         if epoch != self._epoch:
             self._begin_(epoch)
         index = self._index[part]
@@ -178,11 +139,8 @@ class TensorStream:
             images = self._augment(images, part)
         return self._scale(images), self._labels.index_select(0, index)
 
-    def sizes(self, step: int) -> tuple[int, int]:
-        return self._order.sizes(step)
-
     def _begin_(self, epoch: int) -> None:
-        self._index = torch.from_numpy(self._order.permutation(epoch)).to(self._images.device)
+        self._index = torch.from_numpy(self.order.permutation(epoch)).to(self._images.device)
         if self._augment is not None:
-            self._augment.draw_(self._order.count, self._order.seed, epoch)
+            self._augment.draw_(self.order.count, self.order.seed, epoch)
         self._epoch = epoch

@@ -1,1 +1,1 @@
-"""Trained tickets as smaller networks: dead channels removed, ONNX, and how to load them again."""
+"""Export trained tickets as smaller networks, without dead channels, with ONNX files; load them again."""

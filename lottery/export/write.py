@@ -1,12 +1,12 @@
-"""An exported network's folder: what is written, the check that it computes the same, and how it is read again."""
+"""Write the folder of an exported network, check that the network computes the same logits, load it again."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
 from copy import deepcopy
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,31 +14,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lottery.cost.macs import multiply_adds
+from lottery.channels.cut import cut_, layers, widths
+from lottery.channels.shrink import shrink
+from lottery.cost.counts import multiply_adds
 from lottery.errors import LotteryError, cause
-from lottery.export.channels import cut_, layers, widths
-from lottery.export.shrink import shrink
-from lottery.files import file_digest, replacing, write_json
-from lottery.layers.units import find_units, remove_
+from lottery.files import Missing, file_digest, read_json, replacing, write_json
+from lottery.layers.removal import remove_
+from lottery.layers.units import find_units
 from lottery.models.build import build
-from lottery.state import copied, load_state, save_state, state_digest
+from lottery.state import copied, load_state, restore_, save_state, state_digest
+from lottery.trust import check_model
+from lottery.values import fits, record
 
 FORMAT = "lottery-network/1"
+AGAIN = "export it again"
 TOLERANCE = 1e-5  # of logits, relative to the largest where that is above 1
 
 
 def write_network(
     network: nn.Module, images: Tensor, folder: Path, facts: Mapping[str, Any], dense: bool = False
 ) -> dict[str, Any]:
-    """Shrink a masked network, check it, and write it; returns what network.json says.
+    """Shrink a masked network, check it, and write it. Returns the content of network.json.
 
-    The units of `facts["removed_units"]`, which give nothing in `network`, leave it; unless `dense`, dead channels too.
+    Removes the units of `facts["removed_units"]`, which contribute nothing in `network`, and unless `dense` dead
+    channels too. Writes network.safetensors (the state), network.onnx (input `images` [N, *shape], output `logits`)
+    and network.json. Raises LotteryError, and writes nothing, where logits differ or the network cannot be traced.
 
-    Writes network.safetensors (the state), network.onnx (input `images` [N, *shape], output `logits`) and network.json.
-    images: [N, *shape], some of the test images; the logits on them are compared.
-    facts: of network.json, at least what `load_shrunk` needs: `model` (options of `build`), `shape`, `classes`.
-
-    LotteryError where the logits differ or the network cannot be traced; then no file is written.
+    images: [N, *shape], some of the test images, on which the logits are compared.
+    facts: entries of network.json; `load_shrunk` needs `model` (options of `build`), `shape` and `classes`.
     """
     masked = network.eval()
     removed = facts.get("removed_units", [])
@@ -47,11 +50,12 @@ def write_network(
     paths = {name: folder / f"network.{name}" for name in ("json", "onnx", "safetensors")}
     existed = folder.exists()
     try:
-        with ExitStack() as stack:  # replaced in reverse: network.json last
+        with ExitStack() as stack:  # the exits run in reverse order: network.json is replaced last
             written = {name: stack.enter_context(replacing(path)) for name, path in paths.items()}
             state = copied(small.state_dict())
             save_state(state, written["safetensors"])
             write_onnx(small, images, written["onnx"])
+            digests = {paths[name].name: file_digest(written[name]) for name in ("onnx", "safetensors")}
             found = {
                 "format": FORMAT,
                 **facts,
@@ -59,22 +63,18 @@ def write_network(
                 **described(masked, small, images),
                 "difference": checked(masked, small, written["onnx"], images),
                 "tolerance": TOLERANCE,
-                "digests": {
-                    **facts.get("digests", {}),
-                    "network": state_digest(state),
-                    **{path.name: file_digest(written[name]) for name, path in paths.items() if name != "json"},
-                },
+                "digests": {**facts.get("digests", {}), "network": state_digest(state), **digests},
             }
             write_json(written["json"], found)
     finally:
         if not existed:
-            with suppress(OSError):  # it is not empty where all went well
+            with suppress(OSError):  # not empty after success
                 folder.rmdir()
     return found
 
 
 def without(network: nn.Module, removed: Collection[str], shape: tuple[int, ...]) -> nn.Module:
-    """The network, in place, without these units of a layer ticket."""
+    """Remove the named units from the network in place, and return it. Raises LotteryError for an unknown unit."""
     units = find_units(network, tuple(shape))
     if unknown := [name for name in removed if name not in units]:
         raise LotteryError(f"{type(network).__name__} has no removable unit {unknown[0]!r} (any more)")
@@ -83,10 +83,7 @@ def without(network: nn.Module, removed: Collection[str], shape: tuple[int, ...]
 
 
 def write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
-    """The network as one ONNX file, for any number of images, without the notes on whose machine and code made it.
-
-    LotteryError where torch cannot export it.
-    """
+    """Write ONNX for any number of images, without notes on machine and source code. Raises LotteryError on failure."""
     pair = images[:1].repeat(2, *[1] * (images.dim() - 1))
     options: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": ({0: "batch"},)}
     try:
@@ -95,36 +92,37 @@ def write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
             program = torch.onnx.export(network, (pair,), dynamo=True, verbose=False, **options)
         assert program is not None
         proto = program.model_proto
-        _without_notes(proto)
+        _clear_notes(proto)
         path.write_bytes(proto.SerializeToString(deterministic=True))
     except Exception as error:
         raise LotteryError(f"{type(network).__name__} cannot be written as ONNX: {cause(error)}") from error
 
 
-def _without_notes(message: Any) -> None:
-    """Clear metadata (stack traces among it, with the paths of source files) and comments, at every depth."""
-    for field, value in message.ListFields():
-        if field.name in ("metadata_props", "doc_string"):
-            message.ClearField(field.name)
-        elif field.message_type is not None:
+def _clear_notes(message: Any) -> None:
+    """Clear metadata (such as stack traces with the paths of source files) and comments, recursively."""
+    for part, value in message.ListFields():
+        if part.name in ("metadata_props", "doc_string"):
+            message.ClearField(part.name)
+        elif part.message_type is not None:
             for each in [value] if hasattr(value, "ListFields") else value:
-                _without_notes(each)
-
-
-# -- the check --------------------------------------------------------------------------------------------------------
+                _clear_notes(each)
 
 
 @torch.no_grad()
 def checked(masked: nn.Module, small: nn.Module, onnx: Path, images: Tensor) -> dict[str, float | None]:
-    """The largest difference of a logit, relative to the largest logit where that is above 1: of the shrunk network and
-    of the ONNX file (None where onnxruntime is not installed). LotteryError where one is above the tolerance.
-    """
-    expected = masked(images)
-    found: dict[str, float | None] = {"shrunk": _difference(expected, small(images)), "onnx": None}
+    """Return the largest difference of a logit for the shrunk network and for ONNX (None without onnxruntime).
+
+    Differences are relative to the largest logit where that is above 1. Raises LotteryError above TOLERANCE."""
+    expected, logits = masked(images), {"shrunk": small(images)}
     if find_spec("onnxruntime") is not None:
-        found["onnx"] = _difference(expected, _run_onnx(onnx, images))
-    for name, difference in found.items():
-        if difference is not None and not difference <= TOLERANCE:  # NaN fails too
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(onnx.read_bytes(), providers=["CPUExecutionProvider"])
+        logits["onnx"] = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    found: dict[str, float | None] = {"onnx": None}
+    for name, each in logits.items():
+        found[name] = difference = float((each - expected).abs().max() / expected.abs().max().clamp(min=1))
+        if not difference <= TOLERANCE:  # NaN fails too
             raise LotteryError(
                 f"the {name} network's logits differ by {difference:.1e} from the masked network's, more than "
                 f"{TOLERANCE:.0e}: nothing was written" + ("; --dense keeps all channels" if name == "shrunk" else "")
@@ -132,26 +130,11 @@ def checked(masked: nn.Module, small: nn.Module, onnx: Path, images: Tensor) -> 
     return found
 
 
-def _difference(expected: Tensor, found: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
-
-
-def _run_onnx(path: Path, images: Tensor) -> Tensor:
-    from onnxruntime import InferenceSession
-
-    session = InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-
-# -- what it is -------------------------------------------------------------------------------------------------------
-
-
 def described(masked: nn.Module, small: nn.Module, images: Tensor) -> dict[str, Any]:
-    """Before and after, as pairs: parameters, multiply-adds for one image, and the channels of every layer.
+    """Return [before, after] pairs: parameters, multiply-adds for one image, and the channels of every layer.
 
-    Layers of units that left are not listed.
-    `zero_filters` and `zero_inputs` are all-zero ones that stay, because what they are coupled with is in use.
-    Multiply-adds are those of convolutions and linear layers, zeros included.
+    Multiply-adds count convolutions and linear layers, including zero weights. Layers of removed units are not listed.
+    `zero_filters` and `zero_inputs` count all-zero channels that stay because channels coupled with them are in use.
     """
     costs = [multiply_adds(each, images) for each in (masked, small)]
     after = dict(layers(small))
@@ -186,49 +169,60 @@ def _zeros(module: nn.Module) -> dict[str, int]:
 # -- reading it again -------------------------------------------------------------------------------------------------
 
 
-def load_shrunk(folder: str | Path) -> nn.Module:
-    """The network in an export folder, on the CPU, in evaluation mode: [N, *shape] -> [N, classes] logits.
+@dataclass(frozen=True)
+class Facts:
+    """The part of network.json that is needed to rebuild the network."""
 
-    The network is built as the study built it, its layers are cut to the recorded sizes, and the state is loaded
-    strictly. No pickle is read; a model factory of your own has to be importable. LotteryError where the folder is
-    none, or damaged.
-    """
-    folder = Path(folder)
-    facts = _read_facts(folder / "network.json")
-    drawn = {
-        name: value for name, value in facts["model"].items() if name not in ("weights", "pretrained", "drop_head")
-    }
-    network = build(drawn, tuple(facts["shape"]), facts["classes"], seed=0)
-    if removed := facts.get("removed_units", []):
-        network = without(network, removed, tuple(facts["shape"]))
-    state = load_state(folder / "network.safetensors")
-    if state_digest(state) != facts["digests"]["network"]:
-        raise LotteryError(
-            f"{folder / 'network.safetensors'}: not the network that network.json names; export it again"
-        )
-    known = dict(layers(network))
-    try:
-        for name, layer in facts["layers"].items():
-            (_, outs), (_, ins) = layer["outputs"], layer["inputs"]
-            now = widths(known[name])
-            cut_(known[name], range(outs, now[0]), range(ins, now[1]))
-        network.load_state_dict(state, strict=True)
-    except (KeyError, RuntimeError) as error:
-        raise LotteryError(
-            f"{folder}: not a network that {facts['model'].get('_target_')} builds now: {cause(error)}"
-        ) from error
-    return network.eval()
+    model: dict[str, Any]  # options of `build`
+    shape: list[int]
+    classes: int
+    layers: dict[str, dict[str, Any]]
+    digests: dict[str, str | None]
+    removed_units: list[str] = field(default_factory=list)
 
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_bytes())
-        if facts["format"] != FORMAT:
-            raise LotteryError(f"{path}: its format is {facts['format']!r}, expected {FORMAT!r}")
-        if missing := {"model", "shape", "classes", "layers", "digests"} - set(facts):
-            raise LotteryError(f"{path}: damaged, it has no {', '.join(sorted(missing))}; export it again")
+    @classmethod
+    def read(cls, path: Path) -> Facts:
+        """Read network.json. Raises LotteryError where `write_network` did not write it, or it is damaged."""
+        try:
+            values = read_json(path, AGAIN)
+        except Missing as error:
+            wanted = "expected a folder that `python -m lottery export` wrote"
+            raise LotteryError(f"{path}: no such file, {wanted}") from error
+        if values.get("format") != FORMAT:
+            raise LotteryError(f"{path}: its format is {values.get('format')!r}, expected {FORMAT!r}")
+        facts = record(cls, values, path, AGAIN)
+        for name, layer in facts.layers.items():
+            if not all(fits(layer.get(side), list[int]) and len(layer[side]) == 2 for side in ("outputs", "inputs")):
+                raise LotteryError(f"{path}: damaged, layer {name!r} has no numbers of channels; {AGAIN}")
         return facts
-    except FileNotFoundError:
-        raise LotteryError(f"{path}: no such file, expected a folder that `python -m lottery export` wrote") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LotteryError(f"{path}: not an exported network; export it again") from error
+
+
+def load_shrunk(folder: str | Path, trust: bool = False) -> nn.Module:
+    """Load the network of an export folder, on the CPU, in evaluation mode: [N, *shape] -> [N, classes] logits.
+
+    The network is built with the study's options, its layers are cut to the recorded sizes, and the state is loaded
+    strictly. No pickle is read. Only trusted factories are called: lottery's, and those that you have run studies
+    with. trust: call any factory that the file names. Raises LotteryError where the folder is no export, or damaged.
+    """
+    path, weights = Path(folder) / "network.json", Path(folder) / "network.safetensors"
+    facts = Facts.read(path)
+    check_model(facts.model, path, trust)
+    state, shape = load_state(weights), tuple(facts.shape)
+    if state_digest(state) != facts.digests.get("network"):
+        raise LotteryError(f"{weights}: not the network that network.json names; {AGAIN}")
+    options = {name: value for name, value in facts.model.items() if name not in ("weights", "pretrained", "drop_head")}
+    try:
+        network = build(options, shape, facts.classes, seed=0)
+        if facts.removed_units:
+            network = without(network, facts.removed_units, shape)
+        known = dict(layers(network))
+        for name, layer in facts.layers.items():
+            now = widths(known[name])
+            cut_(known[name], range(layer["outputs"][1], now[0]), range(layer["inputs"][1], now[1]))
+        restore_(network, state)
+    except LotteryError as error:
+        raise LotteryError(f"{path}: {error}") from error
+    except Exception as error:  # the factory or torch may raise anything for options that do not fit
+        target = facts.model.get("_target_")
+        raise LotteryError(f"{folder}: not a network that {target} builds now: {cause(error)}") from error
+    return network.eval()

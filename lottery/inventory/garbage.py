@@ -1,66 +1,71 @@
-"""What a store can do without, and its removal: safe against readers, writers, and a crash in the middle.
+"""Find the stages of a store that no run folder needs, and remove them, safely beside readers, writers and crashes.
 
-A stage goes in two moves: its folder is renamed to a hidden name, so that from one moment to the next it is not there,
-and only then deleted. In between the run folders are looked at once more, and what turned out to be needed is put back.
+A stage is removed in two moves: its folder is renamed to a hidden name, which is atomic, and then deleted. In between
+the run folders are read again, and a stage that turns out to be needed is put back.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
 from uuid import uuid4
 
-from lottery.inventory.contents import CHECKPOINT, FORGOTTEN_SECONDS, TRASH, Contents, Entry, read_entry
-from lottery.inventory.needs import Run, needed
-from lottery.stages.lease import NAME as LEASE
-from lottery.stages.lease import Holder, Lease
-from lottery.training.signals import StopFlag
+from lottery.inventory.contents import CHECKPOINT, FORGOTTEN_SECONDS, TRASH, Contents, StoredStage, read_entry
+from lottery.inventory.needs import StoreUser, needed
+from lottery.lease import NAME as LEASE
+from lottery.lease import Holder, Lease
+from lottery.printing import say
+from lottery.signals import StopFlag
 
 GC = "store gc"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would go, and why the rest stays."""
+    """The stages and leftover files to remove."""
 
-    remove: list[Entry]
-    keep: dict[str, str]  # key: why
-    leftovers: dict[Path, float]  # files and folders that are no results and that nobody works on: last written
-    size: int  # bytes of all that would go
+    remove: list[StoredStage]
+    leftovers: dict[Path, float] = field(default_factory=dict)  # path -> when last written, unix time
+
+    @property
+    def size(self) -> int:
+        """Bytes of all stages and files to remove."""
+        return sum(entry.size for entry in self.remove) + sum(_size(path) for path in self.leftovers)
 
 
 @dataclass
 class Cleared:
-    """What has gone."""
+    """Counts of what was removed, and messages on what was not."""
 
     stages: int = 0
     leftovers: int = 0
     size: int = 0  # bytes
-    kept: list[str] = field(default_factory=list)  # what was needed after all
-    failed: list[str] = field(default_factory=list)  # what could not be removed
+    kept: list[str] = field(default_factory=list)  # lines about stages that turned out to be needed
+    failed: list[str] = field(default_factory=list)  # lines about failed removals
 
 
 @contextmanager
-def clearing(root: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """While this is open no other process removes anything from the store; one that is at it is waited for."""
+def clearing(root: Path) -> Iterator[None]:
+    """Hold the lease for removals from the store. Waits while another process has it."""
     lease = Lease(root / TRASH, GC)
-    lease.obtain(StopFlag(), on_wait, "it removes stages from this store")
+    lease.obtain(StopFlag(), say, "it removes stages from this store")
     with lease:
         yield
 
 
 def store_clock(root: Path) -> float:
-    """The time as the store's file system gives it to files, so that their ages are told by one clock."""
+    """Return the time by the clock of the store's file system, by which the ages of its files are measured."""
     probe = root / f".{uuid4().hex}.tmp"
     try:
         probe.touch()
         return probe.stat().st_mtime
-    except OSError:  # read-only: our own clock has to do
+    except OSError:  # read-only: use the local clock
         return time()
     finally:
         with suppress(OSError):
@@ -70,45 +75,40 @@ def store_clock(root: Path) -> float:
 # -- what may go ------------------------------------------------------------------------------------------------------
 
 
-def plan(contents: Contents, runs: Iterable[Run], older_than: float, now: float) -> Plan:
-    """What no run folder needs.
+def plan(contents: Contents, runs: Collection[StoreUser], older_than: float, now: float) -> Plan:
+    """Plan the removal of the stages and files that no run folder needs.
 
-    Never a stage that somebody is at work on, nor an unfinished one that was last written less than `older_than`
-    seconds before `now`, nor what these two may need.
+    Stages under work stay, as do unfinished stages last written less than `older_than` seconds before `now`, and the
+    stages that either of these may need.
     """
     me = Holder.this_process()
     held = {entry.key for entry in contents.entries if entry.held(me, now)}
     young = {entry.key for entry in contents.entries if not entry.done and now - entry.modified < older_than}
     keep = needed(contents, runs, [entry for entry in contents.entries if entry.key in held | young])
     remove = [entry for entry in contents.entries if entry.key not in keep]
-    left = _leftovers(contents, keep, held, now)
-    size = sum(entry.size for entry in remove) + sum(_size(path) for path in left)
-    return Plan(remove, {entry.key: keep[entry.key] for entry in contents.entries if entry.key in keep}, left, size)
+    return Plan(remove, _leftovers(contents, keep, held, now))
 
 
 def _leftovers(contents: Contents, keep: Iterable[str], held: Iterable[str], now: float) -> dict[Path, float]:
-    """Trash of a gc that was cut short, old temporary files, leases of the dead, checkpoints of finished stages."""
+    """Find trash of an aborted gc, old temporary files, leases of dead holders, checkpoints of finished stages."""
     root = contents.root
     found = {path: _written(path) for path in sorted((root / TRASH).glob("[!.]*"))}
     for folder in (root, *sorted({entry.folder.parent for entry in contents.entries})):
-        temporary = {path: _written(path) for path in sorted(folder.glob(".*.tmp"))}
-        found |= {path: written for path, written in temporary.items() if now - written > FORGOTTEN_SECONDS}
+        outside = {path: _written(path) for path in sorted(folder.glob(".*.tmp"))}
+        found |= {path: written for path, written in outside.items() if now - written > FORGOTTEN_SECONDS}
     for entry in contents.entries:
         if entry.key not in keep:
             continue
-        over = {name for name in entry.times if _temporary(name) and now - entry.times[name] > FORGOTTEN_SECONDS}
+        temporary = {name: entry.times[name] for name in fnmatch.filter(entry.times, ".*.tmp")}
+        over = {name for name, written in temporary.items() if now - written > FORGOTTEN_SECONDS}
         if entry.key not in held:
             over |= {LEASE, CHECKPOINT} if entry.done and not entry.defect else {LEASE}
         found |= {entry.folder / name: entry.times[name] for name in sorted(over & entry.times.keys())}
     return found
 
 
-def _temporary(name: str) -> bool:
-    return name[0] == "." and name.endswith(".tmp")
-
-
 def _written(path: Path) -> float:
-    """When a file or folder was last written; now and for ever, if it is gone."""
+    """Return when a file or folder was last written, unix time; infinity if it is gone."""
     with suppress(OSError):
         return path.stat().st_mtime
     return float("inf")
@@ -124,17 +124,18 @@ def _size(path: Path) -> int:
 
 
 def clear(root: Path, planned: Plan, look_again: Callable[[], dict[str, str]] = dict) -> Cleared:
-    """Remove what is planned, under `clearing`. `look_again` says what is needed, key -> why, once nobody can find the
-    stages any more.
+    """Remove the planned stages and files. Call this inside `clearing`.
+
+    look_again: called when the stages are hidden; returns stage key -> reason for the stages needed after all.
     """
     cleared = Cleared()
     (root / TRASH).mkdir(exist_ok=True)
     moved = [(entry, place) for entry in planned.remove if (place := _moved(root, entry, cleared)) is not None]
     wanted = look_again() if moved else {}
     for entry, place in moved:
-        if entry.key in wanted and _put_back(place, entry):
-            cleared.kept.append(f"{entry.kind} {entry.short}: needed by {wanted[entry.key]}, which is new")
-        elif _deleted(place, cleared):
+        if entry.key in wanted and _put_back(place, entry, wanted[entry.key], cleared):
+            continue
+        if _deleted(place, cleared):
             cleared.stages += 1
             cleared.size += entry.size
     for path, written in planned.leftovers.items():
@@ -145,8 +146,8 @@ def clear(root: Path, planned: Plan, look_again: Callable[[], dict[str, str]] = 
     return cleared
 
 
-def _moved(root: Path, entry: Entry, cleared: Cleared) -> Path | None:
-    """The stage's folder under a hidden name; None if it was not there any more, or cannot go."""
+def _moved(root: Path, entry: StoredStage, cleared: Cleared) -> Path | None:
+    """Rename a stage's folder to a hidden name, and return that; None if it is gone, in use, or cannot be removed."""
     place = root / TRASH / f"{entry.kind}-{entry.key}-{uuid4().hex}"
     try:
         if not entry.folder.exists():
@@ -169,8 +170,8 @@ def _moved(root: Path, entry: Entry, cleared: Cleared) -> Path | None:
 
 
 @contextmanager
-def _taken(entry: Entry) -> Iterator[bool]:
-    """Whether an unfinished stage is ours; not if somebody holds it now, or has finished it."""
+def _taken(entry: StoredStage) -> Iterator[bool]:
+    """Take the lease of an unfinished stage. Yields False if another process has it, or has finished the stage."""
     lease = Lease(entry.folder, GC)
     if LEASE in entry.times and not entry.held(lease.holder, store_clock(entry.folder.parent)):
         _unlinked(entry.folder / LEASE, entry.times[LEASE], Cleared())
@@ -182,16 +183,21 @@ def _taken(entry: Entry) -> Iterator[bool]:
         yield now is not None and not now.done
 
 
-def _put_back(place: Path, entry: Entry) -> bool:
-    """Whether a stage is at its place again; not if it is being computed anew there."""
-    with suppress(OSError):
+def _put_back(place: Path, entry: StoredStage, why: str, cleared: Cleared) -> bool:
+    """Rename a stage's folder back. False if the stage is being computed anew there, so that `place` can go."""
+    try:
         os.rename(place, entry.folder)
-        return True
-    return False
+        cleared.kept.append(f"{entry.kind} {entry.short}: needed by {why}, which is new")
+    except OSError as error:
+        if entry.folder.exists():
+            return False
+        need = f"needed by {why}, but cannot be put back ({error.strerror})"
+        cleared.failed.append(f"{entry.kind} {entry.short}: {need}; before the next gc move {place} to {entry.folder}")
+    return True
 
 
 def _deleted(folder: Path, cleared: Cleared) -> bool:
-    """Whether a folder of the trash is gone, its DONE first: half of it must not pass for a stage."""
+    """Delete a folder of the trash; True if all of it is gone. DONE goes first: a remnant must not pass for a stage."""
     with suppress(OSError):
         (folder / "DONE").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -202,7 +208,7 @@ def _deleted(folder: Path, cleared: Cleared) -> bool:
 
 
 def _unlinked(path: Path, written: float, cleared: Cleared) -> bool:
-    """Whether a file is gone that nobody has written since."""
+    """Delete a file unless it was written after `written`; False if it stays, or was gone."""
     try:
         if path.stat().st_mtime != written:
             return False

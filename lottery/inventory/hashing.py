@@ -1,20 +1,20 @@
-"""The digests of a file, in one reading and bounded memory: of its bytes, and of the state in it. Torch-free."""
+"""Compute digests of a file and of the state in it, in bounded memory. Torch-free."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from lottery.files import Unreadable, parse_json
 
 PIECE = 1 << 20  # bytes read at once
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
-# As torch prints the types of the safetensors format: they are part of a state's digest.
+# safetensors types -> torch's names of them, which are part of a state's digest.
 DTYPES = {
     "BOOL": "torch.bool", "U8": "torch.uint8", "I8": "torch.int8", "I16": "torch.int16", "I32": "torch.int32",
     "I64": "torch.int64", "U16": "torch.uint16", "U32": "torch.uint32", "U64": "torch.uint64",
@@ -34,93 +34,49 @@ class Hashed:
 
 
 def hashed(path: Path) -> Hashed:
-    """Read a file once, and digest it. Raises OSError."""
-    with path.open("rb") as file:
-        reader = _Reader(file)
-        state, metadata, flaw = "", None, ""
-        if path.suffix == ".safetensors":
-            try:
-                state, metadata = _state(reader)
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
-                flaw = str(error) if type(error) is ValueError else "its header is damaged"
-        for _ in reader.pieces(None):
-            pass
-        return Hashed(reader.hasher.hexdigest(), state, metadata, flaw)
+    """Compute the digests of a file. Raises OSError.
 
-
-class _Reader:
-    """A file read from its beginning to its end, and digested on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.size = os.fstat(file.fileno()).st_size
-        self.hasher = hashlib.sha256()
-
-    def read(self, count: int) -> bytes:
-        return b"".join(self.pieces(count))
-
-    def pieces(self, count: int | None) -> Iterator[bytes]:
-        """The next `count` bytes, or all to the end. Raises ValueError if there are fewer."""
-        while count is None or count > 0:
-            piece = self.file.read(PIECE if count is None else min(PIECE, count))
-            if not piece:
-                if count is None:
-                    return
-                raise ValueError("cut short")
-            self.hasher.update(piece)
-            count = None if count is None else count - len(piece)
-            yield piece
-
-    def again(self, begin: int, end: int) -> Iterator[bytes]:
-        """Bytes that were read before."""
-        while begin < end:
-            piece = os.pread(self.file.fileno(), min(PIECE, end - begin), begin)
-            if not piece:
-                raise ValueError("cut short")
-            begin += len(piece)
-            yield piece
-
-
-def _header(reader: _Reader) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Tensors by name, metadata, and where the tensors begin."""
-    length = int.from_bytes(reader.read(8), "little")
-    if length > min(reader.size - 8, LONGEST_HEADER):
-        raise ValueError("cut short, or its header is damaged")
-    header = json.loads(reader.read(length))
-    return header, header.pop("__metadata__", {}), 8 + length
-
-
-def _state(reader: _Reader) -> tuple[str, dict[str, Any]]:
-    """The digest of the state in a file, and the file's metadata.
-
-    A state is digested in the order of the tensors' names; the file has those of wider types first. The few that come
-    before their turn (counters, as a rule) are read once more when it has come, so that nothing waits in memory.
+    A safetensors file is read twice (the second time mostly from the system's cache), because a state's digest takes
+    the tensors in the order of their names, which is not their order in the file.
     """
-    tensors, metadata, base = _header(reader)
-    hasher, at, passed = hashlib.sha256(), 0, set()
-    turn = deque(sorted(tensors))
-    for name in sorted(tensors, key=lambda name: tensors[name]["data_offsets"]):
-        begin, end = tensors[name]["data_offsets"]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if path.suffix != ".safetensors":
+            return Hashed(digest)
+        try:
+            state, metadata = _state(file.fileno())
+        except (Unreadable, ValueError, TypeError, LookupError, AttributeError) as error:
+            return Hashed(digest, flaw=str(error) if type(error) is ValueError else "its header is damaged")
+        return Hashed(digest, state, metadata)
+
+
+def _state(file: int) -> tuple[str, dict[str, Any]]:
+    """Return the digest of the state in an open file, and its metadata. Raises ValueError and others if damaged."""
+    size = os.fstat(file).st_size
+    if size < 8:
+        raise ValueError("cut short")
+    length = int.from_bytes(os.pread(file, 8, 0), "little")
+    if length > min(size - 8, LONGEST_HEADER):
+        raise ValueError("cut short, or its header is damaged")
+    tensors = parse_json(os.pread(file, length, 8), "its header")
+    metadata = tensors.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError("its header is damaged")
+    at = 0
+    for begin, end in sorted(tensor["data_offsets"] for tensor in tensors.values()):
         if begin != at:
             raise ValueError("its header is damaged: there are gaps between the tensors")
-        due = name == turn[0]
-        if due:
-            hasher.update(_described(name, tensors[name]))
-        for piece in reader.pieces(end - begin):
-            if due:
-                hasher.update(piece)
         at = end
-        passed.add(name)
-        while turn and turn[0] in passed:
-            late = turn.popleft()
-            if late != name:
-                hasher.update(_described(late, tensors[late]))
-                for piece in reader.again(*(base + offset for offset in tensors[late]["data_offsets"])):
-                    hasher.update(piece)
-    if base + at != reader.size:
-        raise ValueError("longer than its header says")
+    if 8 + length + at != size:
+        raise ValueError("longer than its header says" if 8 + length + at < size else "cut short")
+    hasher = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hasher.update(json.dumps([name, DTYPES[tensor["dtype"]], tensor["shape"]]).encode())
+        begin, end = (8 + length + offset for offset in tensor["data_offsets"])
+        while begin < end:
+            piece = os.pread(file, min(PIECE, end - begin), begin)
+            if not piece:
+                raise ValueError("cut short")
+            hasher.update(piece)
+            begin += len(piece)
     return hasher.hexdigest(), metadata
-
-
-def _described(name: str, tensor: dict[str, Any]) -> bytes:
-    return json.dumps([name, DTYPES[tensor["dtype"]], tensor["shape"]]).encode()

@@ -1,69 +1,58 @@
-"""Which run folders use which stages of a store, and what they need of it. Reads only, torch-free."""
+"""Find the stages of a store that run folders use, and those that they need. Reads only; torch-free."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lottery.analysis.read import read_rounds
 from lottery.errors import LotteryError
-from lottery.inventory.contents import Contents, Entry, digests
-from lottery.tracking.status import Status
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, where PyYAML has it
+from lottery.inventory.contents import Contents, StoredStage, digests
+from lottery.record.folders import runs_below
+from lottery.record.names import CONFIG
+from lottery.record.run import Run
+from lottery.record.status import finished
+from lottery.saved import read_saved
 
 
 @dataclass(frozen=True)
-class Run:
+class StoreUser:
     """A run folder, and the stages that its rounds came from."""
 
     folder: Path
-    uses: dict[str, list[str]]  # stage key: rounds, such as "round 1 reinit 0"
-    densities: dict[str, float]  # mask digest: density
-    finished: bool  # it needs nothing but what its rounds name
+    uses: dict[str, list[str]]  # stage key -> rounds, such as "round 1 reinit 0"
+    densities: dict[str, float]  # mask digest -> density
+    finished: bool  # if so, it needs only the stages in `uses` and their sources
 
     @property
     def name(self) -> str:
-        """Such as imp_rewind/0123456789ab."""
-        return f"{self.folder.parent.name}/{self.folder.name}"
+        """Name and key of the study, such as imp_rewind/0123456789ab."""
+        return Run(self.folder).name
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration. Raises LotteryError where it cannot be read."""
-        path = self.folder / "config.yaml"
-        try:
-            found = yaml.load(path.read_text(), LOADER)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not YAML"
-            raise LotteryError(f"{path}: cannot be read: {reason}; repair it, or remove the run folder") from error
-        if not isinstance(found, dict):
-            raise LotteryError(f"{path}: not a configuration; repair it, or remove the run folder")
-        return found
+        return read_saved(self.folder / CONFIG, "repair it, or remove the run folder")
 
     @cached_property
     def stated(self) -> dict[str, dict[str, Any]]:
-        """What the configuration says of a stage's inputs, part by part; raises LotteryError as `config` does."""
+        """The inputs of stages that the configuration fixes: part -> option -> value. Raises the errors of `config`.
+
+        The seed of the data order is left out, since copies of a ticket have different ones.
+        """
         found = {name: part for name, part in self.config.items() if isinstance(part, dict)}
         data, train, seeds, model = (found.get(name, {}) for name in ("data", "train", "seeds", "model"))
         recipe = {name: train[name] for name in ("batch_size", "precision", "drop_last") if name in train}
-        return {  # not the order's seed: copies of a ticket have their own
-            "recipe": recipe,
-            "model": model,
-            "data": {**data, "split_seed": seeds.get("split")},
-        }
+        return {"recipe": recipe, "model": model, "data": {**data, "split_seed": seeds.get("split")}}
 
     def may_need(self, inputs: dict[str, Any]) -> bool:
-        """Whether a stage of these inputs could be the study's: whatever both name is equal.
+        """Whether a stage with these inputs may belong to the study: all values that both name are equal.
 
-        Only plain options are compared, which a configuration states as a stage does: the answer errs towards yes.
+        Only options that both write in the same form are compared, so the answer errs towards True.
         """
         for part, values in self.stated.items():
             found = inputs.get(part)
@@ -72,85 +61,54 @@ class Run:
         return True
 
 
-def find_runs(roots: Iterable[Path], strict: bool = False) -> list[Run]:
-    """Every run folder under these folders, however deep; what is hidden is not looked at.
+def find_users(roots: Iterable[Path], strict: bool = False) -> list[StoreUser]:
+    """Return the run folders under these folders, at any depth, except for hidden ones.
 
-    Folders that cannot be read are left out; if `strict`, they are a LotteryError: a run folder that gc overlooked
-    would lose its stages.
+    strict: raise LotteryError for an unreadable folder instead of skipping it, since gc would remove the stages of a
+    run folder that it overlooked.
     """
-    found: dict[Path, Run] = {}
+    found: dict[Path, StoreUser] = {}
     for root in roots:
-        for folder in _run_folders(root, strict, set()):
+        for folder in runs_below(root, strict, bare=True):
             if (real := folder.resolve()) not in found:
-                found[real] = read_run(folder)
+                found[real] = read_user(folder)
     return list(found.values())
 
 
-def _run_folders(folder: Path, strict: bool, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Links are followed; `seen` is what keeps them from leading in circles."""
-    try:
-        stat = folder.stat()
-        if (stat.st_dev, stat.st_ino) in seen:
-            return
-        seen.add((stat.st_dev, stat.st_ino))
-        with os.scandir(folder) as listing:
-            inside = {entry.name: entry for entry in listing}
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if not strict:
-            return
-        raise LotteryError(f"{folder}: cannot be searched for run folders: {error.strerror}") from error
-    if {"rounds", "masks"} <= inside.keys() or "rounds.jsonl" in inside:
-        yield folder
-        return
-    for name in sorted(inside):
-        if name[0] != "." and inside[name].is_dir():
-            yield from _run_folders(folder / name, strict, seen)
-
-
-def read_run(folder: Path) -> Run:
-    """What a run folder says. A study counts as finished only if that, and all its rounds' details, can be read."""
+def read_user(folder: Path) -> StoreUser:
+    """Read a run folder. Its study counts as finished only if its status says so and all details can be read."""
     uses: dict[str, list[str]] = {}
-    status = Status.read(folder)
-    finished = status is not None and status.state == "done"
+    run, done = Run(folder), finished(folder, by_log=False)
     try:
-        rows = read_rounds(folder)
+        rows = run.rows
     except (LotteryError, OSError):
-        rows, finished = [], False
-    details = sorted((folder / "rounds").glob("round_*.json"))
-    for path in details:
+        rows, done = [], False
+    for name in (details := run.details_files):
         try:
-            stages = json.loads(path.read_bytes())["stages"]
-        except (OSError, ValueError, KeyError, TypeError):
-            finished = False
+            stages = run.read_json(name)["stages"]
+        except (LotteryError, KeyError):
+            done = False
             continue
+        number, _, control = Path(name).stem.removeprefix("round_").partition(".")  # round_001.reinit-0
+        round = f"round {int(number) if number.isdigit() else number} {control.replace('-', ' ')}".rstrip()
         for _, key in digests(stages):
-            uses.setdefault(key, []).append(_round(path.stem))
+            uses.setdefault(key, []).append(round)
     densities = {str(row.get("mask_digest")): row["density"] for row in rows if "density" in row}
-    return Run(folder, uses, densities, finished and len(details) >= len(rows))
+    return StoreUser(folder, uses, densities, done and len(details) >= len(rows))
 
 
-def _round(stem: str) -> str:
-    """round_001.reinit-0 -> round 1 reinit 0"""
-    number, _, control = stem.removeprefix("round_").partition(".")
-    return f"round {int(number) if number.isdigit() else number} {control.replace('-', ' ')}".rstrip()
+def needed(contents: Contents, runs: Collection[StoreUser], busy: Iterable[StoredStage] = ()) -> dict[str, str]:
+    """Return the stages that must stay: key -> reason.
 
-
-def needed(contents: Contents, runs: Iterable[Run], busy: Iterable[Entry] = ()) -> dict[str, str]:
-    """The stages that must stay: key -> why.
-
-    Those that a round came from; what a study that is not finished could still need; and, for the sake of whoever is at
-    work on a stage of `busy`, all trainings of the same network on the same data by the same recipe. With each of them
-    the stages that its inputs come from, and the stretches of the same training.
+    These are the stages that a round came from, the stages that an unfinished study could still need, and for each
+    `busy` stage all trainings of its network on its data by its recipe. The stages that their inputs come from stay
+    too, and so do the stretches of each training.
     """
     found: dict[str, str] = {}
-    unfinished = []
     for run in runs:
         for key in run.uses:
             found.setdefault(key, run.name)
-        if not run.finished:
-            unfinished.append(run)
+    unfinished = [run for run in runs if not run.finished]
     families: dict[str, str] = {}
     for entry in busy:
         found.setdefault(entry.key, "in the making")
@@ -169,9 +127,9 @@ def needed(contents: Contents, runs: Iterable[Run], busy: Iterable[Entry] = ()) 
 
 
 def _add_sources(contents: Contents, found: dict[str, str]) -> None:
-    """Add, to the stages that must stay, those that they come from."""
+    """Add the stages that the kept stages were computed from, and the stretches of kept trainings."""
     by_key = {entry.key: entry for entry in contents.entries}
-    stretches: dict[str, list[Entry]] = {}
+    stretches: dict[str, list[StoredStage]] = {}
     for entry in contents.entries:
         stretches.setdefault(_training(entry), []).append(entry)
     waiting = [by_key[key] for key in found if key in by_key]
@@ -183,15 +141,15 @@ def _add_sources(contents: Contents, found: dict[str, str]) -> None:
                 waiting.append(source)
 
 
-def _family(entry: Entry) -> str:
-    """What trainings of one network on one data set by one recipe have in common; a stage of another kind is alone."""
+def _family(entry: StoredStage) -> str:
+    """Return a key for all trainings of one network on one data set by one recipe. Other stages have unique keys."""
     parts = [entry.inputs.get(part) for part in ("model", "data", "recipe")]
-    if isinstance(parts[2], dict):  # copies of a ticket differ in the order's seed alone
+    if isinstance(parts[2], dict):  # copies of a ticket differ only in the seed of the data order
         parts[2] = {name: value for name, value in parts[2].items() if name != "order_seed"}
     return json.dumps(parts if all(parts) else entry.key, sort_keys=True)
 
 
-def _training(entry: Entry) -> str:
-    """What a training has in common with its stretches, which end earlier (`until`) and are named by no round."""
+def _training(entry: StoredStage) -> str:
+    """Return a key for a training and its stretches, which end earlier (`until`) and are named by no round."""
     inputs = {name: value for name, value in entry.inputs.items() if name != "until"}
     return json.dumps([entry.kind, inputs or entry.key], sort_keys=True)

@@ -1,20 +1,16 @@
-"""`python -m lottery submit` and `cancel`. Torch-free."""
+"""The commands `python -m lottery submit` and `cancel`. Torch-free."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from pathlib import Path
 from time import monotonic, sleep
 
 from lottery.arguments import Arguments, CommandParser
 from lottery.errors import ConfigError, LotteryError
 from lottery.launch import scheduler
-from lottery.launch.record import SWEEPS, Sweep
-from lottery.launch.studies import find_sweep
-from lottery.run import stop_on_signals
-from lottery.stages.lease import kernel
+from lottery.launch.record import Sweep, find_sweep
+from lottery.lease import kernel
+from lottery.signals import stop_on_signals
 
 SUBMIT = """\
 python -m lottery submit [--config-dir DIR] +exp=NAME [key=value ...] [seed=0,1,2 ...]
@@ -32,11 +28,11 @@ CANCEL = """\
 End the jobs of a sweep that still wait or run. Those that run save their state first, and the same command continues
 them later. What has ended is left alone, so that it does no harm to cancel twice."""
 
-GONE_SECONDS = 120.0  # for workers to save their state; the imports of one that has just started take ten
+GONE_SECONDS = 120.0  # time for workers to save their state; the imports of a new worker take ten
 
 
 def submit(args: list[str]) -> int:
-    """The command. Raises ConfigError, before anything is written, and LotteryError where SLURM refuses."""
+    """Run `submit ARGS`. Raises ConfigError before anything is written, and LotteryError where SLURM refuses."""
     asked = Arguments.parse(args)
     if asked.help or not args:
         print(SUBMIT)
@@ -56,43 +52,40 @@ def submit(args: list[str]) -> int:
 
 
 def cancel(args: list[str]) -> int:
-    """The command. Raises ConfigError for a sweep that is not there, LotteryError where it cannot be reached."""
+    """Run `cancel ARGS`. Raises ConfigError for an unknown sweep, LotteryError where the sweep cannot be reached."""
     parser = CommandParser("cancel", CANCEL)
     parser.add_argument("sweep", metavar="SWEEP", help="its name, a folder of <runs>/.sweeps, or latest")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="paths.runs of the studies (default: runs)")
     asked = parser.parse_args(args)
-    runs = Path(asked.runs)
-    sweep = Sweep.read(runs / SWEEPS / find_sweep(runs, asked.sweep).name)
+    sweep = find_sweep(Path(asked.runs), asked.sweep)
     cancelled = cancel_slurm(sweep) if sweep.executor == "slurm" else cancel_local(sweep)
     print(f"sweep {sweep.name}: {cancelled or 'nothing to cancel, its jobs have ended'}")
     return 0
 
 
 def cancel_slurm(sweep: Sweep) -> str:
-    """What was cancelled; "" if nothing was left."""
-    answer = scheduler.ask(job.job for job in sweep.jobs)
-    if not answer.complete:
-        problem = answer.problem or "no SLURM on this machine; run it where the sweep was submitted"
-        raise LotteryError(f"cancel: {problem}")
-    left = [job.job for number, job in enumerate(sweep.jobs) if number not in sweep.ended()]
-    live = [id for id in left if id in answer.jobs and answer.jobs[id].live]
-    if not live:
-        return ""
-    done = subprocess.run(["scancel", *live], capture_output=True, text=True)
-    if done.returncode:
-        raise LotteryError(f"cancel: scancel: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    return f"cancelled {len(live)} of {len(sweep.jobs)} jobs: {', '.join(live)}"
+    """Cancel the live SLURM jobs of a sweep, and say which; "" where none was left. LotteryError if SLURM is silent."""
+    try:
+        sweep.adopt()
+        answer = scheduler.ask(job.job for job in sweep.jobs)
+        if not answer.complete:
+            raise scheduler.Silent(answer.problem or "no SLURM on this machine; run it where the sweep was submitted")
+        ended, running = sweep.ended(), {id for id, job in answer.jobs.items() if job.live}
+        live = [job.job for number, job in enumerate(sweep.jobs) if number not in ended and job.job in running]
+        if live:
+            scheduler.cancel(live)
+    except scheduler.Silent as error:
+        raise LotteryError(f"cancel: {error}") from error
+    return f"cancelled {len(live)} of {len(sweep.jobs)} jobs: {', '.join(live)}" if live else ""
 
 
 def cancel_local(sweep: Sweep) -> str:
-    """What was cancelled; "" if nothing was left."""
+    """End the workers of a sweep, and say how many studies that cancelled; "" if none ran. LotteryError on failure."""
     if sweep.kernel != kernel():
         raise LotteryError(f"cancel: sweep {sweep.name} runs on {sweep.host}; cancel it there")
-    told = sweep.processes()
-    if not told:
+    if not sweep.processes():
         return ""
-    for pid in told:
-        os.kill(pid, signal.SIGTERM)
+    sweep.terminate()
     deadline = monotonic() + GONE_SECONDS
     while left := sweep.processes():
         if monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""A study as a SLURM job: run it, and when it was interrupted see to it that the job comes back.
+"""Run a study as a SLURM job, and requeue the job when the study was interrupted.
 
-The object is what submitit pickles; everything it needs is in its fields and in files, so that a job which SLURM starts
-again by itself continues as well. It imports little: signals are held back until it runs (`held.py`).
+submitit pickles the `StudyJob`. All its state is in its fields and in files, so that a job restarted by SLURM itself
+continues as well. This module imports little, since signals are blocked until the job runs (`blocked.py`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lottery.errors import cause
+from lottery.errors import cause, reported
 from lottery.launch import scheduler
 from lottery.launch.record import Outcome, Sweep
-from lottery.run import reported, run
-from lottery.training.signals import HANDLED, StopFlag
+from lottery.run import run
+from lottery.signals import HANDLED, StopFlag
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Compose = Callable[[Sequence[str]], "DictConfig"]
-ASK_SECONDS = 20.0  # a controller that is preempting many jobs is slow
+ASK_SECONDS = 20.0  # a controller busy with many preemptions is slow
 
 
 @dataclass
 class StudyJob:
-    """One study of a sweep."""
+    """One study of a sweep, as the callable that submitit pickles."""
 
     sweep: str  # the sweep's folder
     number: int
@@ -40,11 +40,15 @@ class StudyJob:
     label: str = ""
 
     def __call__(self) -> int:
-        """Run the study to its end, or to a signal; the process exits with the study's status unless that is 0."""
+        """Run the study until it ends or a signal comes, and exit with its status unless that is 0.
+
+        So SLURM also reports the job of a failed study as FAILED. Of several tasks only the first records the outcome;
+        another task returns normally after an interrupt, since its exit status would end the first one.
+        """
         from submitit import JobEnvironment
 
         preempt = JobEnvironment._usr_sig()
-        requeue = signal.getsignal(preempt)  # submitit's own handler: it writes the job down, requeues it and exits
+        requeue = signal.getsignal(preempt)  # submitit's handler: it saves the job, requeues it and exits
         stop, first = StopFlag(), os.environ.get("SLURM_PROCID", "0") == "0"
         stop.install()
         sweep = Sweep.read(Path(self.sweep))
@@ -52,33 +56,34 @@ class StudyJob:
             sweep.reopen(self.number)
         outcome = study(self.overrides, self._compose, self.label, stop)
         for signum in {*HANDLED, preempt}:
-            signal.signal(signum, signal.SIG_IGN)  # a second one while the job is being requeued would end it
+            signal.signal(signum, signal.SIG_IGN)  # a second signal during the requeue would end the job
         interrupted = outcome.status >= 128
-        if not first:  # of several tasks the first one speaks for all, and must not be ended by another's exit status
-            return outcome.status if interrupted else ended(outcome.status)
-        if not interrupted:
+        if first and not interrupted:
             sweep.end(self.number, outcome)
-        elif comes_back(stop.received, preempt, job_state()) and callable(requeue):
+        elif first and comes_back(stop.received, preempt, job_state()) and callable(requeue):
             insist(lambda: requeue(preempt, None))
-        return ended(outcome.status)
+        if outcome.status and (first or not interrupted):
+            sys.stdout.flush()
+            sys.exit(outcome.status)
+        return outcome.status
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         from lottery.compose import composed
 
         cfg = composed(overrides, self.config_dir)
-        if cfg.tracker.mode == "auto":  # nodes have no network, and many jobs would ask at once; WANDB_MODE wins
+        if cfg.tracker.mode == "auto":  # nodes have no network, and many jobs would connect at once; WANDB_MODE wins
             os.environ.setdefault("WANDB_MODE", "offline")
         return cfg
 
     def checkpoint(self) -> Any:
-        """What submitit runs when the job comes back: the same again. The state is in the stage store."""
+        """Return this job for submitit to run again after a requeue. The state is in the stage store."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def study(overrides: Sequence[str], compose: Compose, label: str, stop: StopFlag) -> Outcome:
-    """Run one study; how it ended. What it has to say is on stdout, and what went wrong one line on stderr."""
+    """Run one study and return its outcome. It prints to stdout, and one line to stderr on an error."""
     causes = []
 
     def work() -> int:
@@ -92,12 +97,11 @@ def study(overrides: Sequence[str], compose: Compose, label: str, stop: StopFlag
 
 
 def comes_back(received: set[int], preempt: int, state: str | None) -> bool:
-    """Whether an interrupted job has to be requeued by itself.
+    """Whether an interrupted job has to requeue itself. Never after SIGINT (`scancel --signal=INT`), which ends it.
 
-    `state` is what SLURM says of the job, None where it does not answer. While it says RUNNING, nobody has cancelled
-    the job (that would be COMPLETING), nor requeued it already: the signal announces a preemption, or the end of the
-    time. A job that exits inside the grace time of a preemption has failed, for SLURM, and is not brought back.
-    SIGINT (`scancel --signal=INT`) asks for an end.
+    state: SLURM's state of the job; None where SLURM does not answer. RUNNING means that the job was neither cancelled
+    (then COMPLETING) nor already requeued, so the signal announces a preemption or the time limit. SLURM counts a job
+    that exits within the grace time of a preemption as failed, and does not requeue it.
     """
     if signal.SIGINT in received:
         return False
@@ -105,29 +109,20 @@ def comes_back(received: set[int], preempt: int, state: str | None) -> bool:
 
 
 def job_state() -> str | None:
-    """SLURM's word for this job now; None where it cannot be asked."""
+    """Return SLURM's present state of this job; None where SLURM does not answer, and outside of a job."""
     try:
-        text = scheduler.told(
-            "scontrol", "show", "job", os.environ["SLURM_JOB_ID"], "--oneliner", deadline=time.monotonic() + ASK_SECONDS
-        )
+        words = ("scontrol", "show", "job", os.environ["SLURM_JOB_ID"], "--oneliner")
+        text = scheduler.output_of(*words, deadline=time.monotonic() + ASK_SECONDS)
         return next(scheduler.parse_lines(text), {}).get("JobState")
     except (scheduler.Silent, KeyError):
         return None
 
 
 def insist(requeue: Callable[[], None]) -> None:
-    """Requeue this job, and do not give up at the first broken connection: a job that is not requeued is lost."""
+    """Requeue this job, in up to three attempts, since a job that is not requeued is lost."""
     for seconds in (1.0, 5.0):
         try:
             return requeue()
-        except subprocess.CalledProcessError:  # scontrol has said why, on stderr
+        except subprocess.CalledProcessError:  # scontrol has printed why on stderr
             time.sleep(seconds)
     requeue()
-
-
-def ended(status: int) -> int:
-    """0, or the end of the process, so that SLURM too calls a failed study's job FAILED."""
-    if status:
-        sys.stdout.flush()
-        sys.exit(status)
-    return status

@@ -1,10 +1,9 @@
-"""Launch a sweep: check, make its folder, start its jobs, and stay to tell how they end. Torch-free."""
+"""Launch a sweep: check it, create its folder, start its jobs, wait for them and report outcomes. Torch-free."""
 
 from __future__ import annotations
 
 import shutil
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -13,35 +12,37 @@ from subprocess import Popen
 from time import monotonic, sleep
 
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from lottery.config import study_key
-from lottery.errors import ConfigError, Interrupted, LotteryError, cause
+from lottery.errors import ConfigError, Interrupted, LotteryError
 from lottery.launch import local, slurm
-from lottery.launch.record import Job, Sweep, new_folder
-from lottery.launch.settings import Local, Settings, Slurm, settings_for
+from lottery.launch.record import Sweep, SweepStudy, new_folder
+from lottery.launch.settings import settings_for
 from lottery.launch.snapshot import described, snapshot
-from lottery.training.signals import StopFlag
+from lottery.printing import count_text, say
+from lottery.signals import StopFlag
 
 POLL_SECONDS = 0.5
-ASK_SECONDS = 10.0  # between questions to SLURM
+ASK_SECONDS = 10.0  # between queries of SLURM
 
 
 def launch(
     hydra: DictConfig,
     overrides: Sequence[str],
-    jobs: Sequence[Job],
+    jobs: Sequence[SweepStudy],
     configs: Sequence[DictConfig],
     config_dir: str | None,
     stop: StopFlag,
 ) -> int:
-    """Run the studies of a sweep by one of our launchers, of which Hydra's configuration `hydra` has the settings.
+    """Run the studies of a sweep by one of lottery's launchers. hydra: Hydra's own configuration, with its settings.
 
-    Returns the highest exit status, or 0 at once where the launcher is not to wait. Raises ConfigError before anything
-    is written, and LotteryError where the jobs cannot be started.
+    Returns the highest exit status, or 0 at once with `wait=false`. Raises ConfigError before anything is written,
+    and LotteryError where the jobs cannot be started.
     """
-    settings = checked_settings(hydra, configs)
-    [runs] = same_runs(configs)
+    settings = [settings_for(cfg, hydra.launcher) for cfg in configs]
+    runs, *others = sorted({str(cfg.paths.runs) for cfg in configs})
+    if others:
+        raise ConfigError.of("paths.runs", ",".join([runs, *others]), "one folder for all studies of a launched sweep")
     command = ["python", "-m", "lottery", "-m", *(["--config-dir", config_dir] if config_dir else []), *overrides]
     now = datetime.now().astimezone()
     folder = new_folder(Path(runs), f"{now:%Y-%m-%d_%H-%M-%S}")
@@ -52,64 +53,35 @@ def launch(
         )  # fmt: skip
         if settings[0].snapshot:
             sweep.config_dir = snapshot(folder, config_dir)
-        process = start(sweep, settings)
+        process = None
+        if sweep.executor == "local":
+            process = local.start(sweep, settings)
+        else:
+            slurm.start(sweep, settings)
     except LotteryError:
         if not any(job.job for job in jobs):
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    print(announcement(sweep, runs), flush=True)
+    by = f"as SLURM job {id_text(sweep)}" if process is None else f"here, by process {jobs[0].job}"
+    print(f"sweep {sweep.name}: {count_text(len(jobs), 'study', 'studies')} submitted {by}")
+    print(f"  {command_for('status', sweep, runs)}\n  {command_for('cancel', sweep, runs)}", flush=True)
     if not settings[0].wait:
         return 0
     return wait_local(sweep, process, stop) if process is not None else wait_slurm(sweep, runs, stop)
 
 
-def checked_settings(hydra: DictConfig, configs: Sequence[DictConfig]) -> list[Settings]:
-    """The launcher's settings for each study. Raises ConfigError."""
-    try:
-        settings = [settings_for(cfg, hydra.launcher) for cfg in configs]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"hydra.launcher: {cause(error).partition(': ')[2]}") from error
-    for one, cfg in zip(settings, configs, strict=True):
-        one.check(cfg)
-    return settings
-
-
-def same_runs(configs: Sequence[DictConfig]) -> set[str]:
-    """The studies' one paths.runs. Raises ConfigError where it is swept."""
-    found = {str(cfg.paths.runs) for cfg in configs}
-    if len(found) > 1:
-        raise ConfigError.of("paths.runs", ",".join(sorted(found)), "one folder for all studies of a launched sweep")
-    return found
-
-
-def job_of(label: str, overrides: Sequence[str], cfg: DictConfig) -> Job:
-    """A study of a sweep, as sweep.json has it."""
-    return Job(label, list(overrides), f"{cfg.name}/{study_key(cfg)}")
-
-
-def start(sweep: Sweep, settings: Sequence[Settings]) -> Popen[bytes] | None:
-    """Start the jobs; the process of the local launcher, if it is that."""
-    if isinstance(settings[0], Local):
-        return local.start(sweep, [one for one in settings if isinstance(one, Local)])
-    slurm.start(sweep, [one for one in settings if isinstance(one, Slurm)])
-    return None
-
-
-def announcement(sweep: Sweep, runs: str) -> str:
-    """What was started, and how to look at it."""
-    count = f"{len(sweep.jobs)} {'study' if len(sweep.jobs) == 1 else 'studies'}"
-    by = f"as SLURM job {id_text(sweep)}" if sweep.executor == "slurm" else f"here, by process {sweep.jobs[0].job}"
-    commands = [f"  {command_for(word, sweep, runs)}" for word in ("status", "cancel")]
-    return "\n".join([f"sweep {sweep.name}: {count} submitted {by}", *commands])
+def job_of(label: str, overrides: Sequence[str], cfg: DictConfig) -> SweepStudy:
+    """Return the entry of a study in sweep.json, before it has a job."""
+    return SweepStudy(label, list(overrides), f"{cfg.name}/{study_key(cfg)}")
 
 
 def command_for(word: str, sweep: Sweep, runs: str) -> str:
-    """The command line that shows or cancels a sweep."""
+    """Return the command line that shows or cancels a sweep."""
     return f"python -m lottery {word} {sweep.name}" + ("" if runs == "runs" else f" --runs {runs}")
 
 
 def id_text(sweep: Sweep) -> str:
-    """The ids of a sweep's jobs, those of an array together: `25_[0-63]`."""
+    """Return the job ids of a sweep as text; an array as `25_[0-63]`."""
     arrays: dict[str, list[str]] = {}
     for job in sweep.jobs:
         array, _, task = job.job.partition("_")
@@ -121,34 +93,33 @@ def id_text(sweep: Sweep) -> str:
 
 
 class Report:
-    """Tells once of each study that has ended."""
+    """The outcomes of a sweep's studies; each is printed once."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.statuses: dict[int, int] = {}
 
     def news(self) -> bool:
-        """Tell of those that have ended since; whether all have."""
+        """Print the outcomes of studies that have ended since the last call. Returns True when all have ended."""
         for number in sorted(self.sweep.ended() - set(self.statuses)):
             outcome, job = self.sweep.outcome(number), self.sweep.jobs[number]
-            if outcome is None:  # a job that was started again takes its word back
+            if outcome is None:  # the job was restarted, which removes the outcome
                 continue
             self.statuses[number] = outcome.status
             if outcome.status:
                 what = f"{job.label}: " if job.label else ""
-                print(f"lottery: {what}{outcome.cause}; see {job.log}", file=sys.stderr, flush=True)
+                say(f"lottery: {what}{outcome.cause}; see {job.log}", error=True)
             else:
-                print(f"[{len(self.statuses)}/{len(self.sweep.jobs)}] {job.label or 'the study'} is done", flush=True)
+                say(f"[{len(self.statuses)}/{len(self.sweep.jobs)}] {job.label or 'the study'} is done")
         return len(self.statuses) == len(self.sweep.jobs)
 
     @property
     def sum(self) -> str:
-        done = sum(status == 0 for status in self.statuses.values())
-        return f"{done} of {len(self.sweep.jobs)} studies done"
+        return f"{list(self.statuses.values()).count(0)} of {len(self.sweep.jobs)} studies done"
 
 
 def wait_slurm(sweep: Sweep, runs: str, stop: StopFlag) -> int:
-    """Stay until every job has ended; a signal ends the staying, not the jobs."""
+    """Wait until every job has ended, and return the highest exit status. A signal ends the wait, not the jobs."""
     report, watch, asked = Report(sweep), slurm.Watch(sweep), monotonic()
     while not report.news():
         if stop:
@@ -167,14 +138,15 @@ def wait_slurm(sweep: Sweep, runs: str, stop: StopFlag) -> int:
 
 
 def wait_local(sweep: Sweep, process: Popen[bytes], stop: StopFlag) -> int:
-    """Stay until the workers have ended; a signal is passed on to them, and they save their state.
+    """Wait until the workers have ended, and return the highest exit status.
 
-    Raises Interrupted, also where somebody else has cancelled the sweep; LotteryError where workers do not start.
+    On a signal, ends the workers, which save their state, and raises Interrupted, as it does where another process
+    cancelled the sweep. Raises LotteryError where the workers have gone and studies are left.
     """
     report, told = Report(sweep), False
-    while process.poll() is None:
+    while process.poll() is None or sweep.processes():  # workers may outlive a killed process
         if stop and not told:
-            process.terminate()
+            sweep.terminate()
             told = True
         report.news()
         sleep(POLL_SECONDS)

@@ -1,7 +1,6 @@
-"""What a user can set of our launchers, as typed dataclasses, and the checks that need neither. Torch-free.
+"""The settings of lottery's launchers, as typed dataclasses with their checks. Torch-free.
 
-The files of conf/hydra/launcher/ say what each key means. SLURM's are those of hydra-submitit-launcher, and what its
-version 1.2 leaves out.
+The files in conf/hydra/launcher/ explain each key. `Slurm` extends the settings of hydra-submitit-launcher 1.2.
 """
 
 from __future__ import annotations
@@ -14,15 +13,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from omegaconf import II, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from lottery.errors import ConfigError
-
-FOREVER = 1_000_000  # how often a job may reach its time limit and be continued
+from lottery.errors import ConfigError, cause
 
 
 @dataclass
 class Slurm(SlurmQueueConf):
-    """A SLURM job for each study."""
+    """Settings of the launcher that runs each study as a SLURM job."""
 
     _target_: str = "lottery.launch.settings.Slurm"
     wait: bool = True
@@ -30,15 +28,12 @@ class Slurm(SlurmQueueConf):
     name: str = II("name")
     submitit_folder: str = ".submitit"
     timeout_min: int = 240
-    signal_delay_s: int = 120
-    max_num_timeout: int = FOREVER
+    max_num_timeout: int = 1_000_000
     nodes: int = II("trainer.nodes")
     tasks_per_node: int = II("trainer.devices")
     cpus_per_task: int | None = 4
     mem_gb: float | None = None
     stderr_to_stdout: bool = True
-    array_parallelism: int = 256
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
     setup: list[str] = field(default_factory=list)
     teardown: list[str] = field(default_factory=list)
     srun_args: list[str] = field(default_factory=list)
@@ -53,27 +48,21 @@ class Slurm(SlurmQueueConf):
     executor = "slurm"
 
     def check(self, cfg: DictConfig) -> None:
-        """Raise ConfigError for a setting that cannot work, for the study `cfg`."""
-        missing = [command for command in ("sbatch", "srun", "squeue") if shutil.which(command) is None]
-        if missing:
-            raise ConfigError(
-                f"hydra/launcher=slurm: no {missing[0]} on this machine; use hydra/launcher=local, or submit from a "
-                "login node of the cluster"
-            )
+        """Raise ConfigError for a setting that cannot work with the study `cfg`, and without SLURM's commands."""
+        if missing := [command for command in ("sbatch", "srun", "squeue") if shutil.which(command) is None]:
+            remedy = "use hydra/launcher=local, or submit from a login node of the cluster"
+            raise ConfigError(f"hydra/launcher=slurm: no {missing[0]} on this machine; {remedy}")
         positive(self, "timeout_min", "signal_delay_s", "nodes", "tasks_per_node", "array_parallelism", "cpus_per_task")
-        between, needed = cfg.train.checkpoint_minutes, cfg.train.checkpoint_minutes + self.signal_delay_s / 60
-        if self.timeout_min <= needed:
-            raise ConfigError.of(
-                "hydra.launcher.timeout_min",
-                self.timeout_min,
-                f"more than {needed:g} minutes: train.checkpoint_minutes={between:g} and "
-                f"hydra.launcher.signal_delay_s={self.signal_delay_s}",
-            )
+        between, delay = cfg.train.checkpoint_minutes, self.signal_delay_s
+        if self.timeout_min <= between + delay / 60:
+            why = f"train.checkpoint_minutes={between:g} and hydra.launcher.signal_delay_s={delay}"
+            expected = f"more than {between + delay / 60:g} minutes: {why}"
+            raise ConfigError.of("hydra.launcher.timeout_min", self.timeout_min, expected)
 
 
 @dataclass
 class Local:
-    """Worker processes on this machine, each of which runs one study after the other."""
+    """Settings of the launcher with workers on this machine, each of which runs one study after the other."""
 
     _target_: str = "lottery.launch.settings.Local"
     wait: bool = True
@@ -87,7 +76,7 @@ class Local:
     executor = "local"
 
     def check(self, cfg: DictConfig) -> None:
-        """Raise ConfigError for a setting that cannot work, for the study `cfg`."""
+        """Raise ConfigError for a setting that cannot work with the study `cfg`."""
         positive(self, "workers", "cpus_per_task", "gpus_per_worker")
         if cfg.trainer.nodes > 1:
             raise ConfigError.of("trainer.nodes", cfg.trainer.nodes, "1: hydra/launcher=local is this machine")
@@ -98,24 +87,31 @@ LAUNCHERS: dict[str, type[Settings]] = {"lottery.launch.settings.Slurm": Slurm, 
 
 
 def register() -> None:
-    """Tell Hydra the schemas."""
+    """Register the schemas with Hydra."""
     for name, schema in {"slurm": Slurm, "local": Local}.items():
         ConfigStore.instance().store(group="schema/launcher", name=name, node=schema)
 
 
-def settings_for(cfg: DictConfig, launcher: DictConfig) -> Settings:
-    """The launcher's settings for one study, whose values they may refer to. Raises OmegaConfBaseException."""
+def settings_for(cfg: DictConfig, launcher: DictConfig) -> Any:
+    """Return the launcher's checked settings for one study, resolved with the study's values. Raises ConfigError."""
     written = OmegaConf.to_container(launcher)
     root = OmegaConf.create({"hydra": {"launcher": written}})
-    for key in re.findall(r"\$\{([A-Za-z_][\w.]*)\}", str(written)):  # not all of it: that takes a while
+    for key in re.findall(
+        r"\$\{([A-Za-z_][\w.]*)\}", str(written)
+    ):  # copying the whole configuration would take a while
         if (value := OmegaConf.select(cfg, key)) is not None:
             OmegaConf.update(root, key, value)
-    resolved = OmegaConf.to_container(root.hydra.launcher, resolve=True)
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LAUNCHERS[launcher._target_]), resolved))  # type: ignore[return-value]
+    try:
+        resolved = OmegaConf.to_container(root.hydra.launcher, resolve=True)
+        found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LAUNCHERS[launcher._target_]), resolved))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"hydra.launcher: {cause(error).partition(': ')[2]}") from error
+    found.check(cfg)
+    return found
 
 
 def positive(settings: Settings, *names: str) -> None:
-    """Raise ConfigError for the first of these settings that is there and below 1."""
+    """Raise ConfigError for the first of these settings that is set and below 1."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and value < 1:

@@ -1,20 +1,21 @@
-"""`python -m lottery status [SWEEP]`: a table of studies, from their run folders and the scheduler. Torch-free."""
+"""The command `python -m lottery status`: a table of studies, from run folders and the scheduler. Torch-free."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 
 from lottery.arguments import CommandParser
 from lottery.errors import ConfigError
-from lottery.launch.studies import Study, Sweep, all_studies, all_sweeps, find_sweep, judge
-from lottery.launch.table import Column, colored, flowing, table, terminal_width
-from lottery.launch.verdict import STATES
-from lottery.tracking.status import duration
+from lottery.launch.record import Sweep, all_sweeps, find_sweep
+from lottery.launch.studies import STATES, StudyStatus, all_studies, look, newness, studies_of
+from lottery.printing import Column, age_text, colored, count_text, flowing, table, terminal_width
+from lottery.record.status import duration
 
 ABOUT = """\
 What has become of your studies.
@@ -40,25 +41,15 @@ COLORS = {
     "failed": "red", "killed": "red", "gone": "yellow", "cancelled": "yellow", "interrupted": "yellow",
     "running": "green", "waiting": "cyan", "starting": "cyan", "unknown": "dim",
 }  # fmt: skip
-TIMES = ("", "", " twice")
-
-# A column of the table, and what it shows of a study.
-COLUMNS: list[tuple[Column, Callable[[Study], str]]] = [
-    (Column("study"), lambda study: study.label),
-    (Column("state"), lambda study: study.state),
-    (Column("round"), lambda study: position(study)),
-    (Column("step", right=True, rank=5), lambda study: steps(study)),
-    (Column("trained", right=True, rank=3), lambda study: trainings(study)),
-    (Column("left", right=True), lambda study: left(study)),
-    (Column("density", right=True, rank=4), lambda study: percent(study, "density", "%")),
-    (Column("test", right=True), lambda study: percent(study, "test_accuracy", "")),
-    (Column("job", rank=2), lambda study: study.job),
-    (Column("seen", right=True, rank=1), lambda study: seen(study)),
-]
+COLUMNS = [
+    Column("study"), Column("state"), Column("round"), Column("step", right=True, rank=5),
+    Column("trained", right=True, rank=3), Column("left", right=True), Column("density", right=True, rank=4),
+    Column("test", right=True), Column("job", rank=2), Column("seen", right=True, rank=1),
+]  # fmt: skip
 
 
 def status(args: list[str]) -> int:
-    """The command. Raises ConfigError for a sweep or a folder that is not there."""
+    """Run `status ARGS`. Raises ConfigError for a sweep or a folder that does not exist."""
     parser = CommandParser("status", ABOUT)
     parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="its name, or latest; default: everything")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="paths.runs of the studies (default: runs)")
@@ -67,41 +58,29 @@ def status(args: list[str]) -> int:
     runs = Path(asked.runs)
     if not runs.is_dir():
         raise ConfigError(f"status: no folder {runs}; --runs DIR names the folder that paths.runs was")
-    problems: list[str] = []
-    if asked.sweep:
-        sweeps = [find_sweep(runs, asked.sweep)]
-        studies = sweeps[0].studies
-    else:
-        studies = all_studies(runs)
-        sweeps, problems = all_sweeps(runs)
-    if silent := looked_at(sweeps, studies):
+    found, problems = ([find_sweep(runs, asked.sweep)], []) if asked.sweep else all_sweeps(runs)
+    sweeps = [(sweep, studies_of(sweep, runs)) for sweep in found]
+    studies = sweeps[0][1] if asked.sweep else all_studies(runs)
+    if silent := look([*studies, *chain.from_iterable(its for _, its in sweeps)]):
         problems.append(f"{silent}; shown is what the run folders say")
+    if not asked.sweep:
+        studies.sort(key=newness, reverse=True)
     if asked.json:
         print(json.dumps(as_json(sweeps, studies, problems), indent=1))
         return 0
-    lines = sweep_lines(sweeps[0]) if asked.sweep else overview(sweeps, studies, runs)
+    lines = sweep_lines(*sweeps[0]) if asked.sweep else overview(sweeps, studies, runs)
     print("\n".join([*(colored(f"lottery: {problem}", "yellow") for problem in problems), *lines]))
     return 0
 
 
-def looked_at(sweeps: Sequence[Sweep], studies: Sequence[Study]) -> str:
-    """Read and judge every study once, also where several sweeps and the list have it; why SLURM did not answer."""
-    read = {study.folder: study for study in studies if study.recorded is not None}
-    every = {id(study): study for study in [*studies, *(study for sweep in sweeps for study in sweep.studies)]}
-    for study in every.values():
-        known = read.get(study.folder)
-        if known is None:
-            study.read()
-        else:
-            study.recorded, study.row = known.recorded, known.row
-    return judge(every.values())
-
-
-def as_json(sweeps: Sequence[Sweep], studies: Sequence[Study], problems: list[str]) -> dict[str, object]:
+def as_json(
+    sweeps: Sequence[tuple[Sweep, Sequence[StudyStatus]]], studies: Sequence[StudyStatus], problems: list[str]
+) -> dict[str, object]:
+    """Return sweeps, studies and problems as a dictionary for scripts; the keys are stable."""
     return {
         "sweeps": [
-            {"name": sweep.name, "executor": sweep.executor, "command": sweep.command, "states": counted(sweep.studies)}
-            for sweep in sweeps
+            {"name": sweep.name, "executor": sweep.executor, "command": sweep.command, "states": counted(its)}
+            for sweep, its in sweeps
         ],
         "studies": [study.as_json() for study in studies],
         "problems": problems,
@@ -111,99 +90,67 @@ def as_json(sweeps: Sequence[Sweep], studies: Sequence[Study], problems: list[st
 # -- what a person sees ------------------------------------------------------------------------------------------------
 
 
-def sweep_lines(sweep: Sweep) -> list[str]:
-    """One sweep: what it is, and its studies."""
+def sweep_lines(sweep: Sweep, studies: Sequence[StudyStatus]) -> list[str]:
+    """Return the lines on one sweep: the counts by state, its command, and a table of its studies."""
     command = shorten(" ".join(sweep.command), terminal_width() or 10**6, placeholder=" ...")
-    return [
-        *summary(title(sweep), sweep.studies),
-        *([colored(command, "dim")] if command else []),
-        "",
-        *study_table(sweep.studies),
-    ]
+    head = [*summary(title(sweep), studies), *([colored(command, "dim")] if command else [])]
+    return [*head, "", *study_table(studies)]
 
 
-def overview(sweeps: Sequence[Sweep], studies: Sequence[Study], runs: Path) -> list[str]:
-    """Every run folder, and a line for each sweep."""
+def overview(
+    sweeps: Sequence[tuple[Sweep, Sequence[StudyStatus]]], studies: Sequence[StudyStatus], runs: Path
+) -> list[str]:
+    """Return a table of all run folders, and lines with the counts by state of each sweep."""
     if not studies and not sweeps:
         return [f"no studies in {runs}"]
     lines = [*study_table(studies), "", *summary(str(runs), studies)]
-    return [*lines, *(line for sweep in sweeps for line in summary(title(sweep), sweep.studies))]
+    return [*lines, *(line for sweep, its in sweeps for line in summary(title(sweep), its))]
 
 
 def title(sweep: Sweep) -> str:
     return f"{sweep.name}  {sweep.executor}"
 
 
-def summary(name: str, studies: Sequence[Study]) -> list[str]:
-    """Such as `runs  3 studies: 1 failed, 2 done`."""
-    states = [(f"{number} {state}", COLORS.get(state, "")) for state, number in counted(studies).items()]
-    studies_ = "1 study" if len(studies) == 1 else f"{len(studies):,} studies"
-    return flowing(f"{name}  {studies_}:", states or [("none", "")])
+def summary(name: str, studies: Sequence[StudyStatus]) -> list[str]:
+    """Return counts by state as lines, such as `runs  3 studies: 1 failed, 2 done`."""
+    states = [(f"{count} {state}", COLORS.get(state, "")) for state, count in counted(studies).items()]
+    return flowing(f"{name}  {count_text(len(studies), 'study', 'studies')}:", states or [("none", "")])
 
 
-def counted(studies: Sequence[Study]) -> dict[str, int]:
+def counted(studies: Sequence[StudyStatus]) -> dict[str, int]:
+    """Return the number of studies in each state that occurs, in the order of STATES."""
     found = Counter(study.state for study in studies)
     return {state: found[state] for state in STATES if found[state]}
 
 
-def study_table(studies: Sequence[Study]) -> list[str]:
+def study_table(studies: Sequence[StudyStatus]) -> list[str]:
     if not studies:
         return []
-    rows = [[show(study) for _, show in COLUMNS] for study in studies]
     marks = [{1: COLORS.get(study.state, "")} for study in studies]
-    return table([column for column, _ in COLUMNS], rows, [note(study) for study in studies], marks)
+    return table(COLUMNS, [cells(study) for study in studies], [note(study) for study in studies], marks)
 
 
-def note(study: Study) -> str:
-    """What there is to say beside the columns."""
+def cells(study: StudyStatus) -> list[str]:
+    """Return a study's cells under COLUMNS; "" where unknown. The present round is preferred to the last finished."""
+    recorded, row = study.recorded, study.row
+    place, step, trained, left, seen = str(row.get("round", "")), "", "", "", ""
+    if recorded is not None:
+        place = f"{recorded.round} {recorded.control} {recorded.copy}" if recorded.control else str(recorded.round)
+        step = f"{recorded.step:,}/{recorded.steps:,}" if recorded.steps else ""
+        trained = f"{recorded.trainings_done}/{recorded.trainings}".removesuffix("/0")
+        if study.state == "running" and recorded.seconds_left is not None:
+            left = duration(recorded.seconds_left)
+        seen = f"{age_text(time.time() - recorded.updated)} ago"
+    density, test = row.get("density"), row.get("test_accuracy")
+    percents = ["" if density is None else f"{100 * density:.2f}%", "" if test is None else f"{100 * test:.2f}"]
+    return [study.label, study.state, place, step, trained, left, *percents, study.job, seen]
+
+
+def note(study: StudyStatus) -> str:
+    """Return the text beside the columns."""
     parts = [study.detail.removeprefix("interrupted ").removeprefix("waiting ")]
     if study.restarts and study.state != "done":
-        times = TIMES[study.restarts] if study.restarts < len(TIMES) else f" {study.restarts} times"
-        parts.append(f"requeued{times}")
+        parts.append("requeued" + {1: "", 2: " twice"}.get(study.restarts, f" {study.restarts} times"))
     if study.state == "failed" and study.recorded is None and study.planned is not None and study.planned.log:
         parts.append(f"see {study.planned.log}")
     return "; ".join(part for part in parts if part)
-
-
-def position(study: Study) -> str:
-    """The round, with the control: of a study that is done the last, else the one under way."""
-    recorded = study.recorded
-    if recorded is None:
-        return str(study.row["round"]) if study.row else ""
-    return f"{recorded.round} {recorded.control} {recorded.copy}" if recorded.control else str(recorded.round)
-
-
-def steps(study: Study) -> str:
-    recorded = study.recorded
-    return f"{recorded.step:,}/{recorded.steps:,}" if recorded is not None and recorded.steps else ""
-
-
-def trainings(study: Study) -> str:
-    """How many trainings are finished, of how many."""
-    recorded = study.recorded
-    if recorded is None:
-        return ""
-    return f"{recorded.trainings_done}/{recorded.trainings}" if recorded.trainings else str(recorded.trainings_done)
-
-
-def left(study: Study) -> str:
-    recorded = study.recorded
-    if study.state != "running" or recorded is None or recorded.seconds_left is None:
-        return ""
-    return duration(recorded.seconds_left)
-
-
-def percent(study: Study, name: str, sign: str) -> str:
-    value = study.row.get(name)
-    return f"{100 * value:.2f}{sign}" if isinstance(value, int | float) else ""
-
-
-def seen(study: Study) -> str:
-    """How long ago the study was last heard of, in its largest unit."""
-    if study.recorded is None:
-        return ""
-    seconds = max(0, time.time() - study.recorded.updated)
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f}{unit} ago"
-    return f"{seconds:.0f}s ago"

@@ -1,4 +1,4 @@
-"""A worker of the local launcher: one process that runs one study after the other of those that nobody has taken."""
+"""A worker of the local launcher: one process that runs one study after the other, until all are claimed."""
 
 from __future__ import annotations
 
@@ -11,43 +11,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lottery.launch.job import study
-from lottery.launch.record import Sweep
-from lottery.run import stop_on_signals
-from lottery.stages.lease import start_time
+from lottery.launch.record import Process, Sweep
+from lottery.signals import stop_on_signals
 
 
 @dataclass
 class Worker:
-    """What submitit pickles for the worker's process."""
+    """The callable that submitit pickles for the worker's process."""
 
     sweep: str  # the sweep's folder
 
-    def __call__(self) -> int:
-        """Run studies until none is left, or a signal comes. How they ended is in the sweep's outcomes."""
-        from lottery.sweep import Composer
+    def __call__(self) -> None:
+        """Run studies until none is left, or a signal comes, and record their outcomes in the sweep."""
+        from lottery.combine import Composer
 
         with stop_on_signals() as stop:
-            sweep, done = Sweep.read(Path(self.sweep)), 0
-            compose, worker = Composer(sweep.config_dir), os.environ["SUBMITIT_LOCAL_JOB_ID"]  # its controller's number
-            worker = f"{worker} {start_time(int(worker))}"
+            sweep = Sweep.read(Path(self.sweep))
+            compose = Composer(sweep.config_dir)
+            worker = [Process.of(int(os.environ["SUBMITIT_LOCAL_JOB_ID"])), Process.of(os.getpid())]
             preload()
+            import torch
+
+            threads = torch.get_num_threads()
             for number, job in enumerate(sweep.jobs):
-                if stop:
-                    break
-                if sweep.claim(number, worker):
-                    with output_to(sweep.log(number)), threads_given_back():
+                if not stop and sweep.claim(number, worker):
+                    with output_to(sweep.log(number)):
                         outcome = study(job.overrides, compose, job.label, stop)
+                    torch.set_num_threads(threads)  # a study's trainer.threads must not affect the next study
                     if outcome.status < 128:
                         sweep.end(number, outcome)
-                    done += 1
-            return done
 
 
 def preload() -> None:
-    """Import what studies need. Python's search for garbage, which there is none of then, would take a second more.
-
-    What cannot be imported is left to the studies, which say so.
-    """
+    """Import the modules of studies with garbage collection disabled, which saves 1 s. Studies report import errors."""
     gc.disable()
     with suppress(Exception):
         import matplotlib.backends.backend_agg  # noqa: F401
@@ -59,34 +55,21 @@ def preload() -> None:
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """What this process prints goes to this file, whoever prints it."""
+    """Append the output of this process and of its children to a file, within the context."""
     path.parent.mkdir(exist_ok=True)
     former = os.dup(1), os.dup(2)
-    file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
-    _point_at(file, file)
-    os.close(file)
     try:
+        with path.open("ab") as file:
+            _redirect(file.fileno(), file.fileno())
         yield
     finally:
-        _point_at(*former)
+        _redirect(*former)
         for number in former:
             os.close(number)
 
 
-def _point_at(out: int, err: int) -> None:
+def _redirect(out: int, err: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(out, 1)
     os.dup2(err, 2)
-
-
-@contextmanager
-def threads_given_back() -> Iterator[None]:
-    """A study's trainer.threads is not for the next one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,1 +1,1 @@
-"""Layer tickets: the units that can leave a network as a whole, and what says which ones leave."""
+"""Layer tickets: find the units that can leave a network, score them, and remove them."""

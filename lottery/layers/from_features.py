@@ -1,8 +1,8 @@
-"""Criteria that look at a unit's features: what goes into it, and what comes out after the addition.
+"""Criteria that score a unit by its features: its input, and its output after the addition.
 
-Features are [N, C, H, W] maps, [N, H, W, C] ones, [N, tokens, C] of transformers, or [N, C]. With `of`="branch" it is
-their change by the unit, output - input, that is looked at; "output" is the default. Jordao et al. name the criteria
-and neither the sample nor the place in a block where they look.
+Features have the shape [N, C, H, W], [N, H, W, C], [N, tokens, C] (transformers) or [N, C]. `of="output"` (the default)
+looks at the output, as Jordao's public code does; `of="branch"` looks at output - input. A configuration without an
+option uses the function's default; conf/layer_criterion sets every option.
 """
 
 from __future__ import annotations
@@ -12,69 +12,103 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lottery.errors import ConfigError, LotteryError
 from lottery.layers.scoring import UnitScoring, check_one_of, pieces, settled_
-from lottery.layers.units import features
-from lottery.stability.cka import CKA, gram
+from lottery.layers.trace import features, last_input
+from lottery.stability.cka import CKA, gram, linear_cka
 from lottery.stability.precision import precise
 
-ROUNDING = 1e-6  # of float32 features, as a share of the largest
+ROUNDING = 1e-6  # rounding error of float32 features, relative to the largest
 Which = Literal["output", "branch"]
+Measure = Callable[[str, Tensor], Tensor]
 
 
 def expect_abs(at: UnitScoring, per_class: int = 10, of: Which = "output") -> dict[str, float]:
-    """The mean absolute activation over images, channels and positions, ≥ 0 (expectABS).
+    """Score each unit by its mean absolute activation over images, channels and positions, ≥ 0 (expectABS).
 
-    `per_class` images of each class. Tan & Motani 2020 (DropNet) score nodes and filters so.
+    Uses `per_class` images of each class. Tan & Motani 2020 (DropNet) score nodes and filters this way.
     """
     return _mean(at, per_class, of, lambda unit, x: x.abs().flatten(1).mean(1))
 
 
 def hrank(at: UnitScoring, per_class: int = 5, of: Which = "output", relative: bool = True) -> dict[str, float]:
-    """The mean rank of the feature maps, over images and channels (Lin et al. 2020, HRank, for filters).
+    """Score each unit by the mean rank of its feature maps, as HRank scores filters (Lin et al. 2020).
 
-    The [H, W] map of each channel; of tokens the one matrix [tokens, C]. `relative`: as a share of the full rank,
-    in [0, 1], so that stages of smaller maps do not score lower for their size alone; else in [0, min(H, W)].
+    The mean is over images and maps: each channel's [H, W], or the one matrix [tokens, C]. Scores lie in [0, min(H,
+    W)]. `relative` divides by the full rank (giving [0, 1]), so small maps do not score low for their size alone.
     """
 
     def rank(unit: str, x: Tensor) -> Tensor:
-        maps = _matrices(unit, _channels_first(x, at.shape))
+        if x.ndim not in (3, 4):
+            shape = list(x.shape[1:])
+            raise LotteryError(f"method.criterion: hrank: unit {unit!r} gives {shape}, expected feature maps or tokens")
+        maps = _channels_first(x, at.shape) if x.ndim == 4 else x.unsqueeze(1)
         share = min(maps.shape[-2:]) if relative else 1
         return torch.linalg.matrix_rank(maps).double().mean(1) / share
 
     return _mean(at, per_class, of, rank)
 
 
-def cka(at: UnitScoring, per_class: int = 10) -> dict[str, float]:
-    """1 - linear CKA of what goes into the unit and what comes out: 0 where it changes nothing but the scale.
+def cka(at: UnitScoring, per_class: int = 10, of: Literal["network", "unit"] = "unit") -> dict[str, float]:
+    """Score each unit by 1 - linear CKA, on the features of `per_class` images of each class.
 
-    `per_class` images of each class, CKA estimated without bias (`lottery.stability.cka`).
+    `of="network"` compares the inputs of the network's last layer with and without the unit, by the biased CKA of
+    Kornblith et al. 2019, as Jordao's public code does. `of="unit"` compares the unit's input and output by the
+    unbiased estimate (`lottery.stability.cka`); the score is 0 where the unit changes only the scale.
     """
-    if len(at.sample(per_class)[1]) < 4:
+    check_one_of("of", of, ("network", "unit"))
+    images, _ = at.sample(per_class)
+    if len(images) < 4:
         raise ConfigError.of("method.criterion.per_class", per_class, "at least 4 images in all")
+    alike = _alike_without(at, images) if of == "network" else _alike_across(at, images)
+    scores = {}
+    for unit, value in alike.items():
+        if value is None:
+            raise LotteryError(f"method.criterion: cka: the features of unit {unit!r} are the same for all images")
+        scores[unit] = 1 - value
+    return scores
+
+
+def _alike_across(at: UnitScoring, images: Tensor) -> dict[str, float | None]:
+    """Return the unbiased CKA of each unit's input and output."""
     found = CKA((unit, unit) for unit in at.units)
-    for passed in _passes(at, per_class):
-        inputs = {unit: gram(x) for unit, (x, _) in passed.items()}
-        found.add(inputs, {unit: gram(x) for unit, (_, x) in passed.items()})
-    alike = {unit: value for (unit, _), value in found.result().items()}
-    return {unit: 1 - _known(unit, value) for unit, value in alike.items()}
+    for passed in _passes(at, images):
+        inputs, outputs = ({unit: gram(pair[side]) for unit, pair in passed.items()} for side in (0, 1))
+        found.add(inputs, outputs)
+    return {unit: value for (unit, _), value in found.result().items()}
 
 
-def pls(at: UnitScoring, per_class: int = 10, components: int = 2, of: Which = "output") -> dict[str, float]:
-    """The mean importance (VIP, ≥ 0) of the unit's features in a partial least squares regression of the labels.
+def _alike_without(at: UnitScoring, images: Tensor) -> dict[str, float | None]:
+    """Return the biased CKA of the last layer's inputs with and without each unit."""
 
-    One regression, on the features of all units, each channel averaged over its positions, of `per_class` images of
-    each class against their one-hot labels. Jordao et al. 2018 ("Pruning Deep Neural Networks using Partial Least
-    Squares") score filters so.
+    def inputs(network: nn.Module) -> Tensor:
+        settled_(network)
+        return torch.cat([last_input(network, part) for part in pieces(images)])
+
+    whole = inputs(at.network())
+    return {unit: linear_cka(whole, inputs(at.without(unit))) for unit in at.units}
+
+
+def pls(
+    at: UnitScoring,
+    per_class: int = 10,
+    components: int = 2,
+    of: Which = "output",
+    pool: Literal["max", "mean"] = "mean",
+) -> dict[str, float]:
+    """Score each unit by its features' mean importance (VIP, ≥ 0) in a partial least squares regression of the labels.
+
+    One regression covers the features of all units: `per_class` images of each class against their one-hot labels.
+    `pool` over a channel's positions: "max", as in Jordao's public code, or "mean". Jordao et al. 2018 ("Pruning Deep
+    Neural Networks using Partial Least Squares") score filters this way.
     """
     check_one_of("of", of, ("output", "branch"))
+    check_one_of("pool", pool, ("max", "mean"))
     _, labels = at.sample(per_class)
-    pooled: dict[str, list[Tensor]] = {unit: [] for unit in at.units}
-    for unit, x in _features(at, per_class, of):
-        pooled[unit].append(precise(_pooled(_channels_first(x, at.shape))).cpu())
-    columns = {unit: torch.cat(parts).numpy() for unit, parts in pooled.items()}
+    pooled = _measured(at, per_class, of, lambda unit, x: _pooled(_channels_first(x, at.shape), pool))
+    columns = {unit: x.cpu().numpy() for unit, x in pooled.items()}
     targets = torch.nn.functional.one_hot(labels.cpu()).double().numpy()
     vip = importance(np.concatenate(list(columns.values()), axis=1), targets, components)
     ends = np.cumsum([x.shape[1] for x in columns.values()])[:-1]
@@ -82,11 +116,11 @@ def pls(at: UnitScoring, per_class: int = 10, components: int = 2, of: Which = "
 
 
 def importance(x: np.ndarray, y: np.ndarray, components: int) -> np.ndarray:
-    """VIP of each of the p columns of x [n, p] in the regression of y [n, q] on so many components: float64 [p].
+    """Return the VIP of each column of x [n, p] in the regression of y [n, q] on `components` components: float64 [p].
 
-    √(p Σ_a s_a w_a² / Σ_a s_a), with the unit weight vector w_a of component a and the sum of squares s_a that it
-    explains of y; its mean square is 1 (Wold et al. 2001). What is only rounding (a column that is constant but for it,
-    a component when x has no further ones) counts for nothing: standardised, it would count as much as anything.
+    VIP = √(p Σ_a s_a w_a² / Σ_a s_a), with the unit weight vector w_a of component a and the sum of squares s_a of y
+    that it explains; the mean square is 1 (Wold et al. 2001). Columns that are constant up to rounding and components
+    beyond the rank of x are ignored: standardising would raise their rounding errors to full size.
     """
     from sklearn.cross_decomposition import PLSRegression
 
@@ -104,38 +138,27 @@ def importance(x: np.ndarray, y: np.ndarray, components: int) -> np.ndarray:
     return np.sqrt(x.shape[1] * (np.square(fitted.x_weights_) @ explained) / explained.sum())
 
 
-def _passes(at: UnitScoring, per_class: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Input and output of each unit, for a part of the images at a time."""
-    images, _ = at.sample(per_class)
+def _passes(at: UnitScoring, images: Tensor) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     network = settled_(at.network())
-    for part in pieces(images):
-        yield features(network, at.units, part)
+    return (features(network, at.units, part) for part in pieces(images))
 
 
-def _features(at: UnitScoring, per_class: int, of: Which) -> Iterator[tuple[str, Tensor]]:
-    """What is looked at of each unit, for a part of the images at a time."""
+def _measured(at: UnitScoring, per_class: int, of: Which, measure: Measure) -> dict[str, Tensor]:
+    """Return `measure(unit, features)` of each unit for all images: float64 [N, ...]."""
     check_one_of("of", of, ("output", "branch"))
-    for passed in _passes(at, per_class):
+    found: dict[str, list[Tensor]] = {unit: [] for unit in at.units}
+    for passed in _passes(at, at.sample(per_class)[0]):
         for unit, (before, after) in passed.items():
-            yield unit, after - before if of == "branch" else after
+            found[unit].append(precise(measure(unit, after - before if of == "branch" else after)))
+    return {unit: torch.cat(parts) for unit, parts in found.items()}
 
 
-def _mean(at: UnitScoring, per_class: int, of: Which, measure: Callable[[str, Tensor], Tensor]) -> dict[str, float]:
-    """The mean over images of `measure(unit, features)`, which gives a number an image."""
-    values: dict[str, list[Tensor]] = {unit: [] for unit in at.units}
-    for unit, x in _features(at, per_class, of):
-        values[unit].append(precise(measure(unit, x)))
-    return {unit: float(torch.cat(parts).mean()) for unit, parts in values.items()}
-
-
-def _known(unit: str, value: float | None) -> float:
-    if value is None:
-        raise LotteryError(f"method.criterion: cka: the features of unit {unit!r} are the same for all images")
-    return value
+def _mean(at: UnitScoring, per_class: int, of: Which, measure: Measure) -> dict[str, float]:
+    return {unit: float(values.mean()) for unit, values in _measured(at, per_class, of, measure).items()}
 
 
 def _channels_first(x: Tensor, image: tuple[int, ...]) -> Tensor:
-    """[N, C, H, W] also from [N, H, W, C], which is told by the proportions of the image; others as they are."""
+    """Convert [N, H, W, C], recognised by the image's proportions, to [N, C, H, W]; leave other shapes unchanged."""
     if x.ndim != 4 or len(image) != 3:
         return x
     _, height, width = image
@@ -143,14 +166,8 @@ def _channels_first(x: Tensor, image: tuple[int, ...]) -> Tensor:
     return x.movedim(3, 1) if last and not first else x
 
 
-def _pooled(x: Tensor) -> Tensor:
-    """[N, C]: the mean over positions or tokens."""
-    return x.flatten(2).mean(2) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
-
-
-def _matrices(unit: str, x: Tensor) -> Tensor:
-    """[N, number, rows, columns]."""
+def _pooled(x: Tensor, by: str) -> Tensor:
     if x.ndim not in (3, 4):
-        shape = list(x.shape[1:])
-        raise LotteryError(f"method.criterion: hrank: unit {unit!r} gives {shape}, expected feature maps or tokens")
-    return x if x.ndim == 4 else x.unsqueeze(1)
+        return x
+    positions, along = (x.flatten(2), 2) if x.ndim == 4 else (x, 1)
+    return positions.amax(along) if by == "max" else positions.mean(along)

@@ -1,4 +1,4 @@
-"""What a criterion may look at when it scores the units that can leave a network."""
+"""The input of criteria that score the units of a network."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from lottery.errors import ConfigError
 
 if TYPE_CHECKING:
     from lottery.data.dataset import Batch
-    from lottery.layers.units import Unit
+    from lottery.layers.removal import Unit
 
-PIECE = 50  # images in one forward pass, at most: the features of all units are held for so many
+PIECE = 50  # most images in one forward pass, which holds the features of all units for all its images
 
 
 @dataclass(frozen=True)
 class UnitScoring:
-    """The network at the moment of scoring. What a criterion is given is its own: it may change it.
+    """The network at the moment of scoring. A criterion may change everything in here.
 
     units:     the candidates by name, in the order of the forward pass
-    network:   gives a private copy with the present weights, on the training device, in training mode
-    without:   gives a private copy in evaluation mode from which this unit has been removed
-    sample:    gives that many training images of each class, not augmented, and their labels, in a random order in
-               which every beginning is balanced; the same ones at each call
-    generator: the stream for criteria that draw random numbers, on the CPU
-    shape:     of one image
+    network:   returns a private copy with the present weights, on the training device, in training mode
+    without:   returns a private copy in evaluation mode from which the named unit has been removed
+    sample:    returns that many training images of each class, not augmented, and their labels, always the same ones;
+               their order is random, and every beginning is balanced
+    generator: the random stream for criteria that draw numbers, on the CPU
+    shape:     shape of one image
     """
 
     units: Mapping[str, Unit]
@@ -41,33 +41,24 @@ class UnitScoring:
     shape: tuple[int, ...]
 
 
-UnitCriterion = Callable[[UnitScoring], dict[str, float]]
-"""Gives each unit a finite score; the units with the lowest scores leave first."""
-
-
 def settled_(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, except for batch normalisation whose running statistics nothing has changed yet.
+    """Put the network into evaluation mode, except batch normalisation that still has its initial running statistics.
 
-    That normalises by the images it is given: at initialisation there are no other statistics, and a deep residual
-    network that does not normalise doubles its features' variance with every block.
+    That normalises by its batch: at initialisation there are no other statistics, and a deep residual network without
+    normalisation doubles its features' variance with every block.
     """
     for module in network.eval().modules():
-        if isinstance(module, _BatchNorm):
-            module.train(_untouched(module))
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
+            module.train(not module.running_mean.any() and bool((module.running_var == 1).all()))
     return network
 
 
-def _untouched(norm: _BatchNorm) -> bool:
-    mean, variance = norm.running_mean, norm.running_var
-    return mean is not None and variance is not None and not mean.any() and bool((variance == 1).all())
-
-
 def pieces(images: Tensor) -> tuple[Tensor, ...]:
-    """The images in parts of at most `PIECE`, whose sizes differ by one at most."""
+    """Split the images into parts of at most `PIECE`, whose sizes differ by at most one."""
     return images.tensor_split(ceil(len(images) / PIECE))
 
 
 def check_one_of(option: str, got: Any, allowed: tuple[str, ...]) -> None:
-    """Raise ConfigError unless the criterion's option is one of these."""
+    """Raise ConfigError unless the value of the criterion's option is allowed."""
     if got not in allowed:
         raise ConfigError.of(f"method.criterion.{option}", got, f"one of {', '.join(allowed)}")

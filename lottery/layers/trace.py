@@ -1,40 +1,48 @@
-"""What a forward pass really does: which tensor is made of which, which module calls which, what is added to what.
+"""Record a forward pass: which tensor is computed from which, which module calls which, and what is added to what.
 
-Residual branches are found by this, whatever the classes and the code of a network are: where two tensors of one shape
-are added and one of them was computed from the other, what lies between them is the branch, and the other the shortcut.
+Residual branches are found in this record, whatever a network's classes and code. Where two tensors of one shape are
+added and one was computed from the other, the other is the shortcut, and the modules between are the branch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from lottery.errors import LotteryError
+
+if TYPE_CHECKING:
+    from lottery.layers.removal import Unit
 
 _ADDITIONS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
 
 
 @dataclass
 class Call:
-    """One run of a module. `parent` is the call that made it (an index of `Trace.calls`; -1: nobody's)."""
+    """One run of a module. `parent`: the index in `Trace.calls` of the calling module's run, or -1 for none."""
 
     path: str
     parent: int
-    begins: int  # how many values there were before it
-    outputs: frozenset[int] | None = None  # None: not done yet
+    begins: int  # number of values that existed when the call began
+    outputs: frozenset[int] | None = None  # None until the call ends
 
 
 @dataclass(frozen=True)
 class Branch:
-    """What lies between a shortcut and the addition.
+    """The modules and values between a shortcut and its addition.
 
-    modules: paths of the modules on the way, in the order of their calls: those called outermost, not their parts
-    owner:   the call that makes the addition and, itself or deeper, calls these modules
-    values:  the values made on the way
+    modules: paths of the outermost modules on the way, in the order of their calls
+    owner:   index of the call that does the addition and that calls these modules, directly or deeper
+    values:  the values computed on the way
     """
 
     modules: tuple[str, ...]
@@ -42,48 +50,41 @@ class Branch:
     values: frozenset[int]
 
 
-@dataclass(eq=False)
 class Trace(TorchFunctionMode):
-    """Records one forward pass: `with Trace(network) as trace: network(trace.sees(images))`.
+    """A record of one forward pass: `trace = Trace(network); trace.run(images)`. Tensors are not kept.
 
-    A value is one content of a tensor: an operation in place makes a new value of the same tensor. The tensors
-    themselves are not kept.
+    A value is one content of a tensor: an in-place operation creates a new value of the same tensor.
+
+    values:   for each value, the older values it was computed from
+    calls:    the runs of modules, in the order in which they begin
+    branches: the residual branches, in the order of their additions
+    others:   paths of modules that add two tensors, neither computed from the other by a module
     """
 
-    network: nn.Module
-    values: list[tuple[int, ...]] = field(default_factory=list)  # of each: the values it was made of, all older
-    calls: list[Call] = field(default_factory=list)
-    branches: list[Branch] = field(default_factory=list)  # in the order of the additions
-    others: list[str] = field(default_factory=list)  # modules that add tensors of which none comes from the other
-
-    def __post_init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._known = WeakIdKeyDictionary()  # tensor -> its version and its value
+        self.network = network
+        self.values: list[tuple[int, ...]] = []
+        self.calls: list[Call] = []
+        self.branches: list[Branch] = []
+        self.others: list[str] = []
+        self._known = WeakIdKeyDictionary()  # tensor -> (version, value)
         self._seen: set[int] = set()  # values that depend on the images
-        self._open: list[int] = []  # calls
+        self._open: list[int] = []  # calls that have not ended
 
-    def __enter__(self) -> Trace:
-        self._handles = []
-        for path, module in self.network.named_modules():
-            self._handles.append(module.register_forward_pre_hook(partial(self._begin, path)))
-            self._handles.append(module.register_forward_hook(self._end))
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for handle in self._handles:
-            handle.remove()
-
-    def sees(self, images: Tensor) -> Tensor:
-        """The images, of which from now on is known what is made of them."""
+    def run(self, images: Tensor) -> None:
+        """Record the forward pass on these images, which the network may change in place."""
         self._seen.add(self._value(images))
-        return images
+        with ExitStack() as stack:
+            for path, module in self.network.named_modules():
+                stack.enter_context(module.register_forward_pre_hook(partial(self._begin, path)))
+                stack.enter_context(module.register_forward_hook(self._end))
+            stack.enter_context(self)
+            self.network(images)
 
     def joined(self, branch: Branch, shortcut: Tensor, add: Callable[[], Tensor]) -> Tensor:
-        """Makes the addition at the end of a branch; for those who want to see it."""
+        """Do the addition at the end of a branch. A subclass may look at the operands and the result."""
         return add()
-
-    # -- modules ----------------------------------------------------------------------------------------------------
 
     def _begin(self, path: str, module: nn.Module, args: Any) -> None:
         self.calls.append(Call(path, self._open[-1] if self._open else -1, len(self.values)))
@@ -91,11 +92,9 @@ class Trace(TorchFunctionMode):
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         call = self.calls[self._open.pop()]
-        # An operation that torch does not show made what is not known yet: of the module's inputs, as far as one knows.
+        # An unknown output comes from an operation that torch does not show: assume it was computed from the inputs.
         inputs = tuple(self._value(each) for each in tensors(args))
         call.outputs = frozenset(self._value(each, inputs) for each in tensors(output))
-
-    # -- operations -------------------------------------------------------------------------------------------------
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -112,7 +111,7 @@ class Trace(TorchFunctionMode):
     def _added(self, operands: tuple[Tensor, Tensor], values: tuple[int, ...], add: Callable[[], Tensor]) -> Tensor:
         if operands[0].shape != operands[1].shape or not self._seen.issuperset(values):
             return add()
-        shortcut, end = sorted(values)  # what is made of the other is younger
+        shortcut, end = sorted(values)  # a value has a higher number than the values it was computed from
         branch = self._branch(shortcut, end)
         if branch is None:
             self.others.append(self.calls[self._open[-1]].path if self._open else "")
@@ -121,12 +120,12 @@ class Trace(TorchFunctionMode):
         return self.joined(branch, operands[values.index(shortcut)], add)
 
     def _value(self, tensor: Tensor, made_of: tuple[int, ...] = ()) -> int:
-        """The number of this tensor's present value; a new one, made of these, where it is not known."""
+        """Return the number of the tensor's present value; an unknown value gets a new one, computed from `made_of`."""
         version, value = self._known.get(tensor, (None, -1))
         if version == tensor._version:
             return value
         if not made_of and version is not None:
-            made_of = (value,)  # changed by something that did not return it
+            made_of = (value,)  # changed in place by an operation that did not return it
         self.values.append(made_of)
         value = len(self.values) - 1
         self._known[tensor] = tensor._version, value
@@ -134,28 +133,25 @@ class Trace(TorchFunctionMode):
             self._seen.add(value)
         return value
 
-    # -- branches ---------------------------------------------------------------------------------------------------
-
     def _branch(self, shortcut: int, end: int) -> Branch | None:
-        """The branch from `shortcut` to `end`; None where `end` is not made of it, or by no module."""
+        """Return the branch from `shortcut` to `end`; None if `end` does not depend on it or no module lies between."""
         way = self._way(shortcut, end)
         modules: dict[str, None] = {}  # in order
         owner = len(self.calls)
         for call in self.calls:
-            # Finished, begun on the way, and called by one that is still at work: not a part of another one on the way.
+            # The call has ended, began after the shortcut, and is an outermost one: its caller is still open.
             if call.outputs and call.begins > shortcut and call.parent in self._open and way & call.outputs:
                 modules[call.path] = None
                 owner = min(owner, call.parent)
         return Branch(tuple(modules), owner, way) if modules else None
 
     def _way(self, shortcut: int, end: int) -> frozenset[int]:
-        """All values that are made of `shortcut` and that `end` is made of, with `end`; empty where there are none."""
+        """Return `end` and the values computed from `shortcut` that `end` is computed from; empty if there are none."""
         before, todo = {end}, [end]
         while todo:
-            for value in self.values[todo.pop()]:
-                if value >= shortcut and value not in before:
-                    before.add(value)
-                    todo.append(value)
+            new = {value for value in self.values[todo.pop()] if value >= shortcut} - before
+            before |= new
+            todo += new
         way = {shortcut} & before
         for value in sorted(before):
             if not way.isdisjoint(self.values[value]):
@@ -163,13 +159,82 @@ class Trace(TorchFunctionMode):
         return frozenset(way - {shortcut})
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries."""
+def tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dictionaries."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from tensors(each)
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from tensors(each)
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return [tensor for each in inner for tensor in tensors(each)]
+
+
+@torch.no_grad()
+def features(network: nn.Module, units: Mapping[str, Unit], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return each unit's input and its output after the addition (input + branch), of equal shapes [N, ...].
+
+    Takes one forward pass in the network's present mode; a whole block's output is the block's own. The network may
+    lack other units of the dense network. Raises LotteryError for a unit that it does not have.
+    """
+    trace = _FeatureTrace(network, units)
+    trace.run(images)
+    if missing := [name for name in units if name not in trace.found]:
+        raise LotteryError(f"{type(network).__name__} has no unit {missing[0]!r}")
+    return {name: trace.found[name] for name in units}
+
+
+class _FeatureTrace(Trace):
+    """A trace with copies of units' inputs and outputs, taken before anything changes them in place."""
+
+    def __init__(self, network: nn.Module, units: Mapping[str, Unit]) -> None:
+        super().__init__(network)
+        self.found: dict[str, tuple[Tensor, Tensor]] = {}
+        self._inputs: dict[str, Tensor] = {}
+        self._whole = {unit.modules[0]: name for name, unit in units.items() if unit.whole}
+        self._ends = {unit.modules[-1]: name for name, unit in units.items() if not unit.whole}
+        self._copies = WeakIdKeyDictionary()  # tensor -> (version, copy): one unit's output is the next unit's input
+
+    def _begin(self, path: str, module: nn.Module, args: Any) -> None:
+        super()._begin(path, module, args)
+        if path in self._whole:
+            self._inputs[path] = self._copy(args[0])
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        path = self.calls[self._open[-1]].path
+        super()._end(module, args, output)
+        if path in self._whole:
+            self.found[self._whole[path]] = self._inputs.pop(path), self._copy(output)
+
+    def joined(self, branch: Branch, shortcut: Tensor, add: Callable[[], Tensor]) -> Tensor:
+        name = next((self._ends[path] for path in reversed(branch.modules) if path in self._ends), None)
+        if name is None or name in self.found:  # found already: this is a longer shortcut around the unit
+            return add()
+        before, result = self._copy(shortcut), add()
+        self.found[name] = before, self._copy(result)
+        return result
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        version, copy = self._copies.get(tensor, (None, tensor))
+        if version != tensor._version:
+            copy = tensor.detach().clone()
+            self._copies[tensor] = tensor._version, copy
+        return copy
+
+
+@torch.no_grad()
+def last_input(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the input [N, ...] of the convolution or linear layer that runs last: in most networks the classifier.
+
+    Runs the network in its present mode. Raises LotteryError where no such layer runs.
+    """
+    inputs: list[Tensor] = []
+
+    def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs[:] = [args[0] if args else kwargs["input"]]
+
+    with ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, nn.Linear | _ConvNd):
+                stack.enter_context(module.register_forward_pre_hook(see, with_kwargs=True))
+        network(images)
+    if not inputs:
+        raise LotteryError(f"{type(network).__name__} runs no convolution or linear layer")
+    return inputs[0]

@@ -1,16 +1,16 @@
-"""Filter tickets: in every convolution the filters of lowest score leave, the same share of each layer.
+"""Filter tickets: in every convolution the filters of lowest score are removed, the same share of each layer.
 
-What layer tickets are compared with (Jordao et al., Table 3). The score of a filter is the mean of its weights' scores.
+They are the baseline of layer tickets (Jordao et al., Table 3). A filter's score is the mean of its weights' scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from lottery.errors import ConfigError, nearest
-from lottery.methods.phases import check_density
+from lottery.errors import ConfigError
+from lottery.ranges import FRACTION, Checked, one_of, option
 from lottery.stages.round import Round
 
 if TYPE_CHECKING:
@@ -18,24 +18,16 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class FilterTickets:
-    """One round beside the dense one, with `density` of each layer's filters: at least as many, to the next whole one.
+class FilterTickets(Checked):
+    """One round beside the dense one, with `density` of each layer's filters, rounded up to a whole number.
 
-    scored: the network that filters are scored in: "trained", after which what is left is rewound, or "init"
+    scored: the network in which filters are scored: "trained", and rewound afterwards, or "init"
     """
 
-    density: float = 0.8
-    scored: str = "init"
+    density: float = option(0.8, FRACTION)
+    scored: str = option("init", one_of("trained", "init", expected="trained or init"))
 
-    def __post_init__(self) -> None:
-        check_density(self.density)
-        if self.scored not in ("trained", "init"):
-            expected = f"trained or init{nearest(self.scored, ('trained', 'init'))}"
-            raise ConfigError.of("method.scored", self.scored, expected)
-
-    @property
-    def rounds(self) -> int:
-        return 1
+    rounds: ClassVar = 1
 
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for layers that have no filters, or so few that none would be left."""
@@ -46,7 +38,7 @@ class FilterTickets:
             raise ConfigError.of("controls.invert", lab.config.controls.invert, "0: it would not remove whole filters")
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
-        """Round 0 is the dense network; round 1 lacks the filters, with all that follows from them."""
+        """Yield the dense network, then the ticket without the removed filters, their biases and normalisation."""
         from lottery.pruning.structure import lowest_filters
 
         full, init = lab.initial.mask, self.scored == "init"

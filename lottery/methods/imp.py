@@ -1,43 +1,41 @@
 """Iterative magnitude pruning (Frankle & Carbin 2019; with rewinding: Frankle et al. 2019, Renda et al. 2020).
 
-Train, prune a fraction of what remains, rewind what remains, train again.
+Train, prune a fraction of the remaining weights, rewind the others, train again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from lottery.errors import ConfigError
+from lottery.methods.shows import Shows
+from lottery.ranges import Checked, at_least, each_of, option, such_that
 from lottery.stages.round import Round
 
 if TYPE_CHECKING:
     from lottery.stages.lab import Lab
 
+RATE = such_that(lambda rate: 0 < rate < 1, "a fraction between 0 and 1, both excluded")
+SCOPE = such_that(lambda scope: scope in ("global", "layer"), "global or layer")
+
 
 @dataclass
-class IMP:
-    """`rounds` prunings of a fraction `rate` of the remaining weights, in each layer or over all of them."""
+class IMP(Checked):
+    """IMP: `rounds` prunings of a fraction `rate` of the remaining weights, in each layer or over all layers."""
 
-    rounds: int = 8
-    rate: float = 0.2
-    rates: dict[str, float] = field(default_factory=dict)  # layer pattern: its own rate (scope "layer" only)
-    scope: str = "global"  # global, layer
+    rounds: int = option(8, at_least(0, "a number ≥ 0"))
+    rate: float = option(0.2, RATE)
+    rates: dict[str, float] = option({}, each_of(RATE))  # layer pattern: its own rate (scope "layer" only)
+    scope: str = option("global", SCOPE)
     count: str = "exact"  # exact, or how a released code base counts: lottery.pruning.prune
     one_shot: bool = False  # score the dense network only, and prune it straight to every level
 
-    def __post_init__(self) -> None:
-        if self.rounds < 0:
-            raise ConfigError.of("method.rounds", self.rounds, "a number ≥ 0")
-        for key, rate in {"method.rate": self.rate, **{f"method.rates.{k}": v for k, v in self.rates.items()}}.items():
-            if not 0 < rate < 1:
-                raise ConfigError.of(key, rate, "a fraction between 0 and 1, both excluded")
-        if self.scope not in ("global", "layer"):
-            raise ConfigError.of("method.scope", self.scope, "global or layer")
+    shows: ClassVar = Shows(title="{rewind}", group="IMP, {rewind}")
 
     def check(self, lab: Lab) -> None:
-        """Raise ConfigError for what `prune` would refuse once the dense network is trained: patterns, scope, count."""
+        """Raise ConfigError for patterns, scope or count that `prune` would refuse after the dense training."""
         mask = lab.initial.mask
         any_scores = {name: kept.float() for name, kept in mask.items()}
         try:
@@ -46,7 +44,7 @@ class IMP:
             raise ConfigError(f"method.{error}") from error
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
-        """Round 0 is the dense network; round k has been pruned k times."""
+        """Yield the dense network as round 0; round k has been pruned k times."""
         rewind = lab.rewind
         dense = trained = lab.train(lab.initial, keep=rewind.keep_dense())
         mask = lab.initial.mask

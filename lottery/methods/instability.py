@@ -1,48 +1,51 @@
 """The instability analysis (Frankle et al. 2020): from which step of the dense run on do tickets train stably?
 
-For each rewind point: prune iteratively, rewinding to it, and measure what copies of the tickets (and of the dense
-network) trained from there have to do with each other. What is measured, the probes say (`probes=connectivity`).
+For each rewind point: prune iteratively, rewinding to that point, and compare copies of the tickets (and of the dense
+network) trained from there. The probes measure the copies (`probes=connectivity`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lottery.errors import ConfigError
 from lottery.methods.imp import IMP
+from lottery.methods.shows import Shows
+from lottery.ranges import Checked, option, such_that
 from lottery.stages.round import Round
 
 if TYPE_CHECKING:
     from lottery.stages.lab import Lab
 
+POINTS = such_that(bool, 'at least one step, such as ["0it","500it"]')
+MEASURED = such_that(lambda numbers: bool(numbers) and min(numbers) >= 0, "at least one number of prunings ≥ 0")
+
 
 @dataclass
-class Instability:
-    """IMP rewound to each of `points`; its tickets are rounds after so many prunings as `measured` says."""
+class Instability(Checked):
+    """IMP rewound to each of `points`. Its rounds are the tickets after the numbers of prunings in `measured`."""
 
-    points: list[str] = field(default_factory=lambda: ["0it"])
-    measured: list[int] = field(default_factory=lambda: [10])  # 0: the dense network, trained from the rewind point
+    points: list[str] = option(["0it"], POINTS)
+    measured: list[int] = option([10], MEASURED)  # 0: the dense network, trained from the rewind point
     rate: float = 0.2
     rates: dict[str, float] = field(default_factory=dict)
     scope: str = "global"
     count: str = "exact"
 
+    shows: ClassVar = Shows(title="IMP from several rewind points", ladder=False, figure="instability")
+
     def __post_init__(self) -> None:
-        if not self.points:
-            raise ConfigError.of("method.points", self.points, 'at least one step, such as ["0it","500it"]')
-        if not self.measured or min(self.measured) < 0:
-            raise ConfigError.of("method.measured", self.measured, "at least one number of prunings ≥ 0")
+        super().__post_init__()
         self._imp()
 
     def _imp(self) -> IMP:
-        """What prunes. ConfigError for options that it does not take."""
+        """Build the IMP that prunes. ConfigError for options that IMP does not take."""
         return IMP(max(self.measured), self.rate, self.rates, self.scope, self.count)
 
     def check(self, lab: Lab) -> None:
-        """Raise ConfigError for points past the end of the training, for tickets that do not start from the dense run's
-        weights there, and for what IMP would refuse."""
+        """Raise ConfigError for points past the end, `rewind.weights` other than rewind, and options IMP refuses."""
         self.steps(lab)
         weights = lab.rewind.options.weights
         if weights != "rewind":
@@ -50,11 +53,11 @@ class Instability:
         self._imp().check(lab)
 
     def steps(self, lab: Lab) -> list[int]:
-        """The rewind points as steps, ascending."""
+        """Return the rewind points as steps, ascending."""
         return sorted({lab.step(point, "method.points") for point in self.points})
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
-        """Round 0 is the dense network; then for each point, from the earliest on, a round for each number measured."""
+        """Yield the dense network, then for each point, earliest first, a round for each number in `measured`."""
         points, imp, index = self.steps(lab), self._imp(), 0
         dense = lab.train(lab.initial, keep={*points, *lab.rewind.keep_pruned()})
         yield Round(0, lab.initial, dense)

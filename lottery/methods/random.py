@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lottery.errors import ConfigError
+from lottery.methods.shows import Shows
+from lottery.ranges import FRACTION, Checked, chosen, option
 from lottery.stages.round import Round
 
 if TYPE_CHECKING:
@@ -14,24 +16,17 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class RandomPruning:
+class RandomPruning(Checked):
     """A random mask of `density`, divided between the layers by the allocation; one round beside the dense one."""
 
-    density: float = 0.1
-    allocation: Any = None  # chosen with allocation=NAME
+    density: float = option(0.1, FRACTION)
+    allocation: Any = option(None, chosen("allocation"))
 
-    def __post_init__(self) -> None:
-        if not 0 < self.density <= 1:
-            raise ConfigError.of("method.density", self.density, "a fraction of the weights, above 0 and at most 1")
-        if self.allocation is None:
-            raise ConfigError("method.allocation: nothing chosen; choose one with allocation=NAME (--help lists them)")
-
-    @property
-    def rounds(self) -> int:
-        return 1
+    rounds: ClassVar = 1
+    shows: ClassVar = Shows(title="random, {allocation}", needs="none")
 
     def check(self, lab: Lab) -> None:
-        """Raise ConfigError for a density that the allocation cannot reach, and for what random masks do not have."""
+        """Raise ConfigError for an unreachable density, a criterion (positions are drawn), or `controls.invert`."""
         lab.check_counts(self.allocation, self.density)
         criterion = lab.config.criterion["_target_"].rpartition(".")[2]
         if criterion not in ("magnitude", "random"):
@@ -43,9 +38,9 @@ class RandomPruning:
             raise ConfigError.of("controls.invert", lab.config.controls.invert, "0: random masks rank no weights")
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
-        """Round 0 is the dense network, round 1 the random one; both are trained from the same initial weights."""
+        """Yield the dense network, then the random one; both are trained from the same initial weights."""
         mask = lab.found(
-            lambda: lab.drawn(lab.counts(self.allocation, self.density)),
+            lambda lab: lab.drawn(lab.counts(self.allocation, self.density)),
             density=self.density,
             allocation=self.allocation,
         )

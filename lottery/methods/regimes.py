@@ -1,49 +1,52 @@
 """The three-regime view of pruning (Zhou et al. 2023): load, the density, against temperature, the length of training.
 
-Stop the dense training early, prune what it has come to, and train that twice. How the two copies lie to each other
-(linear mode connectivity and CKA, which the probes measure) tells the regimes apart.
+Stop the dense training early, prune its network, and train the result twice. How similar the two copies are (linear
+mode connectivity and CKA, which the probes measure) tells the regimes apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from lottery.errors import ConfigError
+from lottery.methods.shows import Shows
+from lottery.ranges import Checked, option, such_that
 from lottery.stages.round import Round
 
 if TYPE_CHECKING:
     from lottery.stages.lab import Lab
 
+STOPS = such_that(bool, 'at least one step, such as ["1ep","5ep"]')
+DENSITIES = such_that(
+    lambda densities: densities and all(0 < density <= 1 for density in densities),
+    "fractions of the weights, above 0 and at most 1",
+)
+
 
 @dataclass
-class Regimes:
+class Regimes(Checked):
     """A round for each of `stops` and each of `densities`, pruned in one shot by the criterion."""
 
-    stops: list[str] = field(default_factory=lambda: ["1ep"])
-    densities: list[float] = field(default_factory=lambda: [0.1])
+    stops: list[str] = option(["1ep"], STOPS)
+    densities: list[float] = option([0.1], DENSITIES)
 
-    def __post_init__(self) -> None:
-        if not self.stops:
-            raise ConfigError.of("method.stops", self.stops, 'at least one step, such as ["1ep","5ep"]')
-        if not self.densities or not all(0 < density <= 1 for density in self.densities):
-            raise ConfigError.of("method.densities", self.densities, "fractions of the weights, above 0 and at most 1")
+    shows: ClassVar = Shows(title="three regimes", ladder=False, figure="regimes")
 
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for a stop past the end of the training."""
         self.steps(lab)
 
     def steps(self, lab: Lab) -> list[int]:
-        """When the dense training stops, ascending."""
+        """Return the steps at which the dense training stops, ascending."""
         return sorted({lab.step(stop, "method.stops") for stop in self.stops})
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
-        """Round 0 is the dense network at its end; then the stops from the earliest on, each from dense to sparse.
+        """Yield the dense network at its end, then for each stop, earliest first, tickets from dense to sparse.
 
         A pruned network is trained for the whole length of the schedule again, from its beginning.
         """
-        from lottery.ticket import Ticket  # torch, which a method's file must not need
+        from lottery.ticket import Ticket  # needs torch, which importing a method must not
 
         steps, index = self.steps(lab), 0
         dense = lab.train(lab.initial, keep=steps)

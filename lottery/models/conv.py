@@ -11,20 +11,15 @@ from lottery.models.checks import image_shape, probability
 
 
 def conv(*, shape: tuple[int, ...], classes: int, blocks: int, dropout: float = 0.0) -> nn.Sequential:
-    """`blocks` (1 to 4) pairs of 3x3 convolutions, a 2x2 max-pool after each, then `fc1`, `fc2` (256 each), `output`.
+    """Build `blocks` (1 to 4) pairs of 3x3 convolutions, each with a 2x2 max-pool, then `fc1`, `fc2` (256), `output`.
 
-    `conv1`, `conv2`, … have 64, 64, 128, 128, 256, 256, 512, 512 channels, padding 1 and biases. The paper says only
-    that it trains with dropout 0.5, not where: here it follows each hidden fully-connected layer.
-    [N, C, H, W] -> [N, classes] logits.
+    `conv1`, `conv2`, … have 64, 64, 128, 128, 256, 256, 512, 512 channels, padding 1 and biases. The paper does not say
+    where its dropout of 0.5 is; here it follows each hidden linear layer. [N, C, H, W] -> [N, classes] logits.
     """
     if isinstance(blocks, bool) or blocks not in (1, 2, 3, 4):
         raise ConfigError.of("model.blocks", blocks, "1, 2, 3 or 4 (Conv-2, Conv-4, Conv-6, Conv-8)")
     probability("model.dropout", dropout)
-    channels, height, width = image_shape(shape, f"Conv-{2 * blocks}")
-    if min(height, width) < 2**blocks:
-        raise ConfigError(
-            f"model: Conv-{2 * blocks} needs at least {2**blocks}x{2**blocks} pixels, the data have {height}x{width}"
-        )
+    channels, height, width = image_shape(shape, f"Conv-{2 * blocks}", least=2**blocks)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for block in range(blocks):
         for number in (2 * block + 1, 2 * block + 2):

@@ -1,4 +1,4 @@
-"""Fully-connected networks: LeNet-300-100 and any other sizes. Inputs of any shape are flattened."""
+"""Fully-connected networks: LeNet-300-100 and other sizes. Inputs of any shape are flattened."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from lottery.models.checks import positive
 
 
 def mlp(*, shape: tuple[int, ...], classes: int, hidden: Sequence[int]) -> nn.Sequential:
-    """ReLU layers `fc1`, `fc2`, … of the given sizes, then `output`. [N, *shape] -> [N, classes] logits."""
+    """Build ReLU layers `fc1`, `fc2`, … of the given sizes, then `output`. [N, *shape] -> [N, classes] logits."""
     if isinstance(hidden, str | int):
         raise ConfigError.of("model.hidden", hidden, "a list of layer sizes such as [300,100]")
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     inputs = math.prod(shape)
     for number, size in enumerate(hidden, start=1):
-        layers[f"fc{number}"] = nn.Linear(inputs, positive("model.hidden", size))
+        positive("model.hidden", size)
+        layers[f"fc{number}"] = nn.Linear(inputs, size)
         layers[f"relu{number}"] = nn.ReLU()
         inputs = size
     layers["output"] = nn.Linear(inputs, classes)
@@ -27,5 +28,5 @@ def mlp(*, shape: tuple[int, ...], classes: int, hidden: Sequence[int]) -> nn.Se
 
 
 def lenet_300_100(*, shape: tuple[int, ...], classes: int) -> nn.Sequential:
-    """LeNet-300-100 (LeCun et al. 1998): `fc1`, `fc2`, `output`; 266,200 weights on 28x28 images and 10 classes."""
+    """Build LeNet-300-100 (LeCun et al. 1998): `fc1`, `fc2`, `output`; 266,200 weights on 28x28 images, 10 classes."""
     return mlp(shape=shape, classes=classes, hidden=(300, 100))

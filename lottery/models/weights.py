@@ -1,4 +1,4 @@
-"""Read a file of weights and load it into a network: every tensor of one in its place in the other, or an error."""
+"""Read a file of weights and load it into a network. All tensors of both must match."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lottery.errors import ConfigError
+from lottery.files import Unreadable
+from lottery.state import restore_, with_metadata
+from lottery.tensor_files import read_tensors
 
 _KEY = "model.weights"
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def check_file(path: str) -> Path:
-    """The path, if it is a file of a kind that can be read; else a ConfigError."""
+    """Return the path of a weights file. Raises ConfigError for a missing file or an unreadable kind."""
     file = Path(path).expanduser()
     if file.suffix not in _SUFFIXES:
         raise ConfigError.of(_KEY, path, f"a file ending in {', '.join(_SUFFIXES)}")
@@ -29,32 +30,34 @@ def check_file(path: str) -> Path:
 
 
 def read(path: str) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU.
+    """Read the tensors of a weights file by name, on the CPU, with the module versions that a .pth/.pt holds.
 
-    A .pth/.pt is read without running any code in it. A state dict inside a checkpoint ("state_dict" or "model") is
-    found, and DataParallel's prefix `module.` is taken off.
+    No code in a .pth/.pt is run. "state_dict" or "model" in a checkpoint is used; DataParallel's `module.` is removed.
     """
     file = check_file(path)
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return read_tensors(file, "pt")[0]
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (Unreadable, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ConfigError.of(_KEY, path, f"tensors and nothing else ({type(error).__name__} on reading)") from error
     for name in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ConfigError.of(_KEY, path, "a state dict: tensors by name")
+    versions = getattr(content, "_metadata", None)
     if content and all(name.startswith("module.") for name in content):
-        return {name.removeprefix("module."): value for name, value in content.items()}
-    return dict(content)
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+        inner = {path: version for path, version in (versions or {}).items() if path.partition(".")[0] == "module"}
+        versions = {path.removeprefix("module").removeprefix("."): version for path, version in inner.items()} or None
+    return with_metadata(content, versions)
 
 
 def load_(network: nn.Module, path: str, classes: int, drop_head: bool = False) -> None:
-    """Load the file into the network; ConfigError on the first tensor that has no counterpart or another shape.
+    """Load the file into the network. Raises ConfigError, naming the tensors without a counterpart or of another shape.
 
-    With `drop_head` the network keeps its own classifier: the last linear or convolution layer with `classes` outputs.
+    With `drop_head` the network keeps its classifier (`head_of`).
     """
     state = read(path)
     if "_conv_stem.weight" in state:
@@ -63,7 +66,7 @@ def load_(network: nn.Module, path: str, classes: int, drop_head: bool = False) 
 
 
 def load_state_(network: nn.Module, state: Mapping[str, Tensor], source: str, head: str | None = None) -> None:
-    """Load `state` strictly, all but the module named `head`. `source` names the tensors' origin in the error."""
+    """Load `state` strictly, except the module named `head`. `source` names the tensors' origin in the error."""
     own = network.state_dict()
     kept = {name: own[name] for name in own if head is not None and name.startswith(f"{head}.")}
     given = {name: value for name, value in state.items() if name not in kept} | kept
@@ -73,7 +76,7 @@ def load_state_(network: nn.Module, state: Mapping[str, Tensor], source: str, he
         if name in given and given[name].shape != own[name].shape
     ]
     fitting = {name: value for name, value in given.items() if name not in own or value.shape == own[name].shape}
-    result = network.load_state_dict(fitting, strict=False)
+    result = restore_(network, with_metadata(fitting, getattr(state, "_metadata", None)), strict=False)
     wrong += [f"{name} is missing in the file" for name in result.missing_keys if name not in given]
     wrong += [f"{name} is not in the network" for name in result.unexpected_keys]
     if wrong:
@@ -84,7 +87,7 @@ def load_state_(network: nn.Module, state: Mapping[str, Tensor], source: str, he
 
 
 def head_of(network: nn.Module, classes: int) -> str:
-    """The name of the classifier: the last linear or convolution layer with `classes` outputs."""
+    """Return the name of the classifier: the last linear or convolution layer with `classes` outputs."""
     for name, module in reversed(list(network.named_modules())):
         if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.shape[0] == classes:
             return name
@@ -107,8 +110,7 @@ _LITE0_BLOCK = {
 def remap_efficientnet_lite0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename EfficientNet-PyTorch's tensors ("_blocks.3._bn1.weight") to those of timm's `tf_efficientnet_lite0`.
 
-    There the blocks are numbered through; here they are numbered in each stage. The first block has no expansion.
-    Names that follow neither pattern stay as they are, and then fail the strict loading.
+    timm numbers blocks within each stage; the first block has no expansion. Other names stay and fail strict loading.
     """
     places = [(stage, index) for stage, blocks in enumerate(_LITE0_STAGES) for index in range(blocks)]
     renamed = {}

@@ -1,15 +1,18 @@
-"""Wide residual networks with pre-activation (Zagoruyko & Komodakis 2016): WRN-28-10 and its family."""
+"""Wide residual networks with pre-activation (Zagoruyko & Komodakis 2016), such as WRN-28-10."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lottery.models.checks import blocks_a_stage, image_shape, positive, probability
+from lottery.models.resnet import stages
 
 
-class Block(nn.Module):
-    """BN-ReLU-3x3 convolution, twice; the shortcut is `nn.Identity` exactly where the block keeps the shape."""
+class PreActivationBlock(nn.Module):
+    """BN-ReLU-3x3 convolution, twice; the shortcut is `nn.Identity` exactly if the block keeps the shape."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -34,16 +37,10 @@ class WideResNet(nn.Module):
     def __init__(self, channels: int, classes: int, blocks: int, widen: int, dropout: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        stages = []
-        inputs = 16
-        for stage in range(3):
-            outputs = 16 * 2**stage * widen
-            first = Block(inputs, outputs, 1 if stage == 0 else 2, dropout)
-            stages.append(nn.Sequential(first, *(Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1))))
-            inputs = outputs
-        self.stages = nn.Sequential(*stages)
-        self.bn = nn.BatchNorm2d(inputs)
-        self.fc = nn.Linear(inputs, classes)
+        widths = [16 * widen, 32 * widen, 64 * widen]
+        self.stages = stages(16, widths, [blocks] * 3, partial(PreActivationBlock, dropout=dropout))
+        self.bn = nn.BatchNorm2d(widths[-1])
+        self.fc = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.stages(self.conv1(x))))
@@ -51,9 +48,9 @@ class WideResNet(nn.Module):
 
 
 def wide_resnet(*, shape: tuple[int, ...], classes: int, depth: int, widen: int, dropout: float = 0.0) -> WideResNet:
-    """WRN-`depth`-`widen` with `depth` = 6n + 4. [N, C, H, W] -> [N, classes] logits.
+    """Build WRN-`depth`-`widen` with `depth` = 6n + 4. [N, C, H, W] -> [N, classes] logits.
 
-    WRN-28-10 has 36,479,194 parameters on 3-channel images and 10 classes (the paper's 36.5M).
+    WRN-28-10 has 36,479,194 parameters on 3-channel images and 10 classes (36.5M in the paper).
     """
     blocks = blocks_a_stage(depth, extra=4)
     positive("model.widen", widen)

@@ -11,20 +11,16 @@ from lottery.errors import ConfigError, LotteryError
 from lottery.models.checks import image_shape, one_of
 from lottery.models.weights import head_of, load_state_
 
+Options = Mapping[str, Any]  # further arguments of the library's function
+
 
 def from_timm(
-    *,
-    shape: tuple[int, ...],
-    classes: int,
-    name: str,
-    pretrained: bool = False,
-    options: Mapping[str, Any] | None = None,
+    *, shape: tuple[int, ...], classes: int, name: str, pretrained: bool = False, options: Options | None = None
 ) -> nn.Module:
-    """timm's network `name`, with the data's channels and classes. [N, C, H, W] -> [N, classes] logits.
+    """Build timm's network `name` with the data's channels and classes. [N, C, H, W] -> [N, classes] logits.
 
-    Networks made for one image size (ViT, Swin, mixers) are built for the data's size, unless `options.img_size` says
-    otherwise. `pretrained` downloads timm's weights (LotteryError where that fails); timm then adapts the first
-    convolution and the classifier itself.
+    Networks for one image size (ViT, Swin, mixers) are built for the data's size or `options.img_size`. `pretrained`
+    downloads timm's weights (LotteryError where that fails); timm adapts the first convolution and the classifier.
     """
     import timm
 
@@ -38,23 +34,17 @@ def from_timm(
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels, **further)
     except Exception as error:
-        if pretrained:
-            raise _not_fetched(name, error) from error
-        raise
+        if not pretrained:
+            raise
+        raise _not_fetched(name, error) from error
 
 
 def from_torchvision(
-    *,
-    shape: tuple[int, ...],
-    classes: int,
-    name: str,
-    pretrained: bool = False,
-    options: Mapping[str, Any] | None = None,
+    *, shape: tuple[int, ...], classes: int, name: str, pretrained: bool = False, options: Options | None = None
 ) -> nn.Module:
-    """torchvision's classification network `name`. [N, 3, H, W] -> [N, classes] logits.
+    """Build torchvision's classification network `name`. [N, 3, H, W] -> [N, classes] logits.
 
-    `pretrained` downloads torchvision's newest weights (LotteryError where that fails); the classifier is left out of
-    them where the number of classes is another one.
+    `pretrained` downloads torchvision's newest weights (LotteryError where that fails), a fitting classifier included.
     """
     from torchvision import models
 

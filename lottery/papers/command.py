@@ -1,4 +1,4 @@
-"""`python -m lottery paper NAME --scale SCALE`: run what is missing, then draw the figures. Torch-free until then."""
+"""`python -m lottery paper NAME --scale SCALE`: run the missing studies, then draw. Torch-free until then."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from textwrap import fill
 
 from lottery.arguments import CommandParser, unknown_word
 from lottery.errors import ConfigError, nearest
-from lottery.papers.drawing import Undrawn
+from lottery.papers.drawing import Undrawn, draw
 from lottery.papers.paper import Paper, merged
 from lottery.papers.reading import load, names
 from lottery.papers.running import LAUNCHERS, check_done, run_missing
-from lottery.papers.studies import Study, studies, table_of
+from lottery.papers.studies import PlannedStudy, studies, table_of
 
 ABOUT = """\
 Run the studies of a paper that are missing, then draw its figures: into <paths.runs>/papers/NAME/SCALE/figures, beside
@@ -22,7 +22,7 @@ a table, summary.csv. The same command continues what was interrupted, and runs 
 
 
 def paper(args: list[str]) -> int:
-    """The command. Raises ConfigError, before anything is written, for what is wrong; LotteryError for what fails."""
+    """Run the command. Raises ConfigError for wrong input, before anything is written; LotteryError for a failure."""
     parser = CommandParser("paper", f"{ABOUT}\n\n{listing()}")
     parser.add_argument("name", nargs="?", metavar="NAME", help="a paper, or the path of a sweep.yaml of your own")
     parser.add_argument("--scale", metavar="SCALE", help="smoke, small or paper")
@@ -38,12 +38,11 @@ def paper(args: list[str]) -> int:
     if asked.scale is None:
         if asked.overrides or asked.launcher or asked.dry_run or asked.only:
             raise ConfigError(f"--scale: is missing, expected one of {', '.join(found.scales)}")
-        print(described(found))
+        print(description(found))
         return 0
     if asked.launcher is not None and asked.launcher not in LAUNCHERS:
-        raise ConfigError.of(
-            "--launcher", asked.launcher, f"one of {', '.join(LAUNCHERS)}{nearest(asked.launcher, LAUNCHERS)}"
-        )
+        hint = nearest(asked.launcher, LAUNCHERS)
+        raise ConfigError.of("--launcher", asked.launcher, f"one of {', '.join(LAUNCHERS)}{hint}")
     own, settings = split(asked.overrides)
     given = studies(found, asked.scale, own)
     if asked.dry_run:
@@ -54,11 +53,11 @@ def paper(args: list[str]) -> int:
         status = run(given, asked.launcher, settings)
         if status >= 128 or not any(study.begun for study in given):
             return status
-    return drawn(found, asked.scale, given)
+    return draw_figures(found, asked.scale, given)
 
 
 def split(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """The overrides of studies, and those of the launcher. Raises ConfigError for what is neither."""
+    """Separate the overrides of studies from those of the launcher. Raises ConfigError for any other argument."""
     from lottery.compose import is_hydra
 
     for override in overrides:
@@ -69,9 +68,9 @@ def split(overrides: list[str]) -> tuple[list[str], list[str]]:
     return merged(o for o in overrides if not is_hydra(o)), [o for o in overrides if is_hydra(o)]
 
 
-def run(given: list[Study], launcher: str | None, settings: list[str]) -> int:
-    """Run those that are not done."""
-    from lottery.run import stop_on_signals
+def run(given: list[PlannedStudy], launcher: str | None, settings: list[str]) -> int:
+    """Run the studies that are not done, and return the exit status."""
+    from lottery.signals import stop_on_signals
 
     missing = [study for study in given if not study.done]
     print(f"{len(given)} studies, {len(given) - len(missing)} of them done", flush=True)
@@ -81,17 +80,14 @@ def run(given: list[Study], launcher: str | None, settings: list[str]) -> int:
         return run_missing(missing, launcher, settings, stop)
 
 
-def drawn(found: Paper, scale: str, given: list[Study]) -> int:
-    """Draw the figures of what is there, and print their paths."""
+def draw_figures(found: Paper, scale: str, given: list[PlannedStudy]) -> int:
+    """Draw the figures of the rounds that exist, and print their paths. Raises LotteryError if a study is not done."""
     folder = Path(given[0].config.paths.runs) / "papers" / found.name / scale / "figures"
     try:
-        paths = found.draw(table_of(found, given, scale), folder, scale)
+        print(*draw(found, table_of(found, given, scale), folder, scale), sep="\n")
     except Undrawn as error:
-        for path in error.drawn:
-            print(path)
+        print(*error.drawn, sep="\n")
         raise
-    for path in paths:
-        print(path)
     check_done(given)
     return 0
 
@@ -100,19 +96,20 @@ def drawn(found: Paper, scale: str, given: list[Study]) -> int:
 
 
 def listing() -> str:
-    """The papers, a line each."""
+    """Return a list of the papers, a line each."""
     width = max(map(len, names()), default=0)
-    lines = []
+    lines = ["Papers (python -m lottery paper NAME says more):"]
     for name in names():
         try:
-            lines.append(f"  {name:<{width}}  {load(name).title}")
-        except ConfigError as error:  # one that is damaged does not hide the others
-            lines.append(f"  {name:<{width}}  {error}")
-    return "\n".join(["Papers (python -m lottery paper NAME says more):", *lines])
+            words = load(name).title
+        except ConfigError as error:  # a damaged paper does not hide the others
+            words = str(error)
+        lines.append(f"  {name:<{width}}  {words}")
+    return "\n".join(lines)
 
 
-def described(found: Paper) -> str:
-    """One paper: what it is, what is run, at which scales."""
+def description(found: Paper) -> str:
+    """Describe one paper: title, source, contents, the scales with their cost, and the figures."""
     lines = [found.title, found.cited, "", *(fill(part, 110) for part in found.about.splitlines()), ""]
     for name, scale in found.scales.items():
         lines.append(f"  python -m lottery paper {found.name} --scale {name:<5}  # {scale.cost}")

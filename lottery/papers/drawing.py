@@ -1,13 +1,12 @@
-"""A paper's figures and table, from the rounds of its studies. Torch-free."""
+"""Draw a paper's figures, and write its table, from the rounds of its studies. Torch-free."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lottery.errors import ConfigError, LotteryError, cause, nearest
@@ -17,27 +16,28 @@ from lottery.papers.paper import Figure, Paper
 if TYPE_CHECKING:
     import pandas as pd
 
-PLOTS = "lottery.analysis.plots"
+PLOTS = "lottery.figures"
 SUMMARY = "summary.csv"
 VALUES = ("test_accuracy", "early_stop_test_accuracy", "early_stop_step")
 
 
 class Undrawn(LotteryError):
-    """Some figures could not be drawn; the `drawn` ones were."""
+    """Some figures could not be drawn; `drawn` are the paths of the others."""
 
     def __init__(self, failed: Sequence[str], drawn: Sequence[Path]) -> None:
         super().__init__(f"{len(failed)} of the figures could not be drawn: {'; '.join(failed)}")
         self.drawn = drawn
 
 
-def draw(paper: Paper, frame: pd.DataFrame, folder: Path, scale: str | None = None) -> list[Path]:
-    """Every figure of the scale that the rows allow, and summary.csv; their paths.
+def draw(paper: Paper, frame: pd.DataFrame, folder: str | Path, scale: str | None = None) -> list[Path]:
+    """Draw a paper's figures, and write summary.csv, into `folder`; return their paths.
 
-    scale: by default that of the table, as `papers.table` made it, or else all.
-    A figure of whose blocks there is no row is left out. Raises Undrawn, when the others are drawn, where one could not
-    be.
+    frame: a table of `papers.table` or `load_runs`.
+    scale: only its figures are drawn; by default the scale of the table, or all where this is not known. At the scale
+        smoke they lack published numbers, which are of other networks and data.
+    A figure whose blocks have no row is left out. Raises Undrawn, after all others, where a figure cannot be drawn.
     """
-    scale = scale or frame.attrs.get("scale")
+    folder, scale = Path(folder), scale or frame.attrs.get("scale")
     paths, failed = [], []
     for figure in paper.figures:
         if scale is not None and scale not in figure.scales:
@@ -45,8 +45,9 @@ def draw(paper: Paper, frame: pd.DataFrame, folder: Path, scale: str | None = No
         rows = rows_of(figure, frame)
         if rows.empty:
             continue
+        published = {"published": paper.published(figure.name)} if figure.published and scale != "smoke" else {}
         try:
-            paths += draw_one(paper, figure, rows, folder, published=scale != "smoke")
+            paths += draw_one(figure, rows, folder, published)
         except (LotteryError, ImportError) as error:
             failed.append(f"{figure.name}: {cause(error)}")
     paths.append(write_summary(frame, folder / SUMMARY))
@@ -55,9 +56,19 @@ def draw(paper: Paper, frame: pd.DataFrame, folder: Path, scale: str | None = No
     return paths
 
 
+def draw_one(figure: Figure, rows: pd.DataFrame, folder: Path, more: dict[str, Any]) -> list[Path]:
+    """Draw one figure, with `more` arguments added to its own; return its files. Raises ConfigError for wrong ones."""
+    function, arguments = plot(figure.plot), {**figure.arguments, **more}
+    takes = inspect.signature(function).parameters
+    if unknown := [name for name in arguments if name not in takes]:
+        wrong = f"arguments.{unknown[0]}: no such argument of {figure.plot}{nearest(unknown[0], takes)}"
+        raise ConfigError(f"figure {figure.name}: {wrong}")
+    return [Path(path) for path in function(rows, folder / figure.name, **arguments)]
+
+
 def rows_of(figure: Figure, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a figure shows."""
-    from lottery.analysis.runs import accepts
+    """Return the rows of a figure's blocks that pass its filters. Raises ConfigError for an unknown filter."""
+    from lottery.record.table import accepts
 
     rows = frame
     if figure.runs and "block" in rows:
@@ -65,56 +76,27 @@ def rows_of(figure: Figure, frame: pd.DataFrame) -> pd.DataFrame:
     for key, wanted in figure.filters.items():
         column = key if key in rows else f"config.{key}"
         if column not in rows:
-            known = [str(name) for name in rows]
-            raise ConfigError(f"figure {figure.name}: filters: no row has {key!r}{nearest(key, known)}")
-        accept = accepts(wanted)
-        rows = rows[[accept(value) for value in rows[column]]]
+            raise ConfigError(f"figure {figure.name}: filters: no row has {key!r}{nearest(key, map(str, rows))}")
+        rows = rows[list(map(accepts(wanted), rows[column]))]
     return rows.reset_index(drop=True)
 
 
-def draw_one(paper: Paper, figure: Figure, rows: pd.DataFrame, folder: Path, published: bool = True) -> list[Path]:
-    """One figure; the files that it was written to.
-
-    `published`: with the published numbers, which are of other networks and data than those of the scale smoke.
-    """
-    function = plot(figure.plot)
-    takes = inspect.signature(function).parameters
-    arguments: dict[str, Any] = dict(figure.arguments)
-    if figure.published and published:
-        arguments["published"] = paper.published(figure.name)
-    if unknown := [name for name in arguments if name not in takes]:
-        raise ConfigError(
-            f"figure {figure.name}: arguments.{unknown[0]}: no such argument of {figure.plot}"
-            f"{nearest(unknown[0], takes)}"
-        )
-    made = function(rows, folder / figure.name, **arguments)
-    return [Path(path) for path in made]
-
-
 def plot(name: str) -> Callable[..., Any]:
-    """A function of lottery.analysis.plots, such as `accuracy` or `density.accuracy`. Raises ConfigError."""
+    """Return a function of lottery.figures, such as `accuracy` or `density.accuracy`. Raises ConfigError."""
     family, _, function = name.rpartition(".")
-    modules = [import_module(f"{PLOTS}.{each}") for each in families() if family in ("", each)]
-    found = next((getattr(module, function) for module in modules if _owns(module, function)), None)
-    if found is None:
-        raise ConfigError.of("plot", name, f"a function of {PLOTS}, such as accuracy")
-    return found
-
-
-def _owns(module: ModuleType, function: str) -> bool:
-    """Whether the module itself defines it: others import it."""
-    return getattr(getattr(module, function, None), "__module__", None) == module.__name__
-
-
-def families() -> Iterator[str]:
-    """The files of lottery.analysis.plots."""
-    yield from (found.name for found in iter_modules(import_module(PLOTS).__path__))
+    for file in iter_modules(import_module(PLOTS).__path__, f"{PLOTS}."):
+        if family in ("", file.name.rpartition(".")[2]):
+            found: Callable[..., Any] | None = getattr(import_module(file.name), function, None)
+            if found is not None and found.__module__ == file.name:  # it is defined there, not imported
+                return found
+    raise ConfigError.of("plot", name, f"a function of {PLOTS}, such as accuracy")
 
 
 def write_summary(frame: pd.DataFrame, path: Path) -> Path:
-    """A row a configuration, round and control: the number of studies n, and the mean, median, min and max over them of
-    accuracies and early-stop step; the mean of whatever else was measured as a number. Copies of a control are averaged
-    first.
+    """Write a row for each configuration, round and control, and return `path`.
+
+    Columns: the number of studies n; mean, median, min and max over studies of accuracies and early-stop step; the mean
+    of other numbers. Copies of a control are averaged first.
     """
     import pandas as pd
 
@@ -132,7 +114,7 @@ def write_summary(frame: pd.DataFrame, path: Path) -> Path:
 
 
 def group_columns(frame: pd.DataFrame) -> list[str]:
-    """What tells the rows of a table apart besides the seed: block, the options that differ in it, round, control."""
+    """Return the columns that separate rows besides the seed: block, label, options that differ, round, control."""
     free = ("config.seed", "config.seeds.", "config.paths.", "config.tracker.", "config.trainer.", "config.name")
     options = [name for name in frame if str(name).startswith("config.") and not str(name).startswith(free)]
     differ = [name for name in options if frame[name].astype(str).nunique() > 1]

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lottery.errors import ConfigError, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCALES = ("smoke", "small", "paper")
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some of a paper's studies: what they have in common, and what is swept."""
+    """A block of a paper's studies: their common overrides, and the values that are swept."""
 
     name: str
     overrides: tuple[str, ...]
@@ -26,7 +23,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of it is run."""
+    """How much of a paper is run."""
 
     name: str
     cost: str
@@ -36,7 +33,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: a function of lottery.analysis.plots, and what it is given."""
+    """One figure: a function of lottery.figures, and its arguments."""
 
     name: str
     plot: str
@@ -49,7 +46,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: which studies, at which scales, and its figures."""
+    """A paper: its studies, scales and figures."""
 
     name: str
     path: Path
@@ -66,15 +63,15 @@ class Paper:
         return ", ".join(str(self.source[key]) for key in ("authors", "venue", "sections") if self.source.get(key))
 
     def scale(self, name: str) -> Scale:
-        """Raises ConfigError for a scale that it does not have."""
+        """Return the scale with this name. Raises ConfigError for an unknown one."""
         if name not in self.scales:
             raise ConfigError.of("--scale", name, f"one of {', '.join(self.scales)}{nearest(name, self.scales)}")
         return self.scales[name]
 
     def sweeps(self, scale: str, extra: Sequence[str] = ()) -> dict[Block, list[str]]:
-        """Each block of the scale, with its overrides as they follow `python -m lottery -m`; `extra` ones come last.
+        """Return each block of the scale, with its overrides as for `python -m lottery -m`; `extra` ones come last.
 
-        The run folders are those of the paper, `<paths.runs>/<paper>/<study key>`, unless an override says otherwise.
+        Run folders are `<paths.runs>/<paper>/<study key>`, unless an override says otherwise.
         """
         asked = self.scale(scale)
         common = [f"name={self.name}", "tracker=none"]
@@ -84,47 +81,20 @@ class Paper:
             if asked.runs.get(block.name, ()) is not None
         }
 
-    def jobs(self, scale: str, extra: Sequence[str] = ()) -> list[list[str]]:
-        """The overrides of every study, each once. Raises ConfigError for what cannot be composed."""
-        from lottery.papers.studies import studies
-
-        return [study.overrides for study in studies(self, scale, extra)]
-
-    def figure(self, name: str) -> Figure:
-        """Raises ConfigError for a figure that it does not have."""
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        names = [figure.name for figure in self.figures]
-        raise ConfigError.of("figure", name, f"one of {', '.join(names)}{nearest(name, names)}")
-
     def published(self, figure: str) -> list[dict[str, Any]]:
-        """The published numbers of a figure: x, y, label and series, as the functions of lottery.analysis.plots take
-        them.
-        """
-        return [{"series": None, **point} for point in self.figure(figure).published]
-
-    def draw(self, frame: pd.DataFrame, folder: str | Path, scale: str | None = None) -> list[Path]:
-        """The figures, from a table of `papers.table` or `load_runs`, and summary.csv, into `folder`; their paths.
-
-        Those of one scale are drawn: of `scale`, or that of the table of `papers.table`; of all where it is not known.
-
-        Raises LotteryError where a figure cannot be drawn, when the others are.
-        """
-        from lottery.papers.drawing import draw
-
-        return draw(self, frame, Path(folder), scale)
+        """Return a figure's published points, with x, y, label and series. Raises ConfigError for an unknown figure."""
+        figures = {each.name: each for each in self.figures}
+        if figure not in figures:
+            raise ConfigError.of("figure", figure, f"one of {', '.join(figures)}{nearest(figure, figures)}")
+        return [{"series": None, **point} for point in figures[figure].published]
 
 
 def key_of(override: str) -> str:
-    """What an override is about: `+exp`, `exp` and `exp@package` are one, `~key` (which deletes) another."""
+    """Return the key of an override: `exp` for `+exp=x` and `exp=x`. The key of a deletion, `~exp`, is another one."""
     key = override.partition("=")[0]
     return key if key.startswith("~") else key.lstrip("+")
 
 
 def merged(overrides: Iterable[str]) -> list[str]:
-    """The overrides, of those with the same key the last one, where the first one stood."""
-    found: dict[str, str] = {}
-    for override in overrides:
-        found[key_of(override)] = override
-    return list(found.values())
+    """Merge overrides: a later override of a key replaces the earlier one, in its place."""
+    return list({key_of(override): override for override in overrides}.values())

@@ -1,4 +1,4 @@
-"""A dry run: which trainings a paper needs, which of them studies share, and how long they take. Nothing is run."""
+"""Dry run of a paper: which trainings it needs, which of them studies share, and how long they take. Nothing is run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,46 +14,45 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lottery.config import locate, settings
-from lottery.data.options import Data
+from lottery.config import settings
+from lottery.config.data import Data
 from lottery.data.tensors import Arrays
 from lottery.papers.paper import Paper
-from lottery.papers.planned import Ledger, PlannedLab, Stage, row_identities
+from lottery.papers.planned import Ledger, PlannedLab, PlannedStage, row_identities
 from lottery.papers.probe import Pace, kind_of, measured
 from lottery.papers.running import chosen, workers_of
-from lottery.papers.studies import Study
-from lottery.probes.copies import Pruning
-from lottery.stages.round import Round
-from lottery.ticket import Mask
-from lottery.tracking.status import duration
+from lottery.papers.studies import PlannedStudy
+from lottery.parts import locate
+from lottery.record.status import duration
+from lottery.stages.bench import Bench
 
-# Training and test images of the data sets that are downloaded when they are needed, which a dry run does not do.
+# Training and test images of data sets that are downloaded on first use; a dry run downloads nothing.
 SIZES = {
     "mnist": (60000, 10000),
     "fashion_mnist": (60000, 10000),
     "cifar10": (50000, 10000),
     "cifar100": (50000, 10000),
 }
-SHOWN = 60  # studies that are listed
+SHOWN = 60  # at most so many studies are listed
 
 
 @dataclass
 class Planned:
-    """A study, and the stages that it asks for first: others that need them too find them."""
+    """A study, and the stages that no study before it requests."""
 
-    study: Study
-    stages: list[Stage] = field(default_factory=list)
-    asked: int = 0  # how many it asks for in all
-    seconds: float = 0.0  # of those that are left
+    study: PlannedStudy
+    stages: list[PlannedStage] = field(default_factory=list)
+    asked: int = 0  # number of stages that the study requests in all
+    seconds: float = 0.0  # of the stages that are left
     pace: Pace | None = None
 
     @property
-    def left(self) -> list[Stage]:
+    def left(self) -> list[PlannedStage]:
         return [stage for stage in self.stages if not stage.done]
 
 
-def plan(given: Sequence[Study]) -> tuple[list[Planned], Ledger]:
-    """Every study, run in a lab where nothing is computed."""
+def plan(given: Sequence[PlannedStudy]) -> tuple[list[Planned], Ledger]:
+    """Run every study in a lab where nothing is computed; return the studies with their stages, and all stages."""
     ledger, found, paces = Ledger(), [], dict[str, Pace]()
     for study in given:
         lab = PlannedLab(settings(source_known(study.config)), ledger)
@@ -69,17 +68,19 @@ def plan(given: Sequence[Study]) -> tuple[list[Planned], Ledger]:
     return found, ledger
 
 
-def run_through(study: Study, lab: PlannedLab, planned: Planned) -> None:
-    """The rounds of a study with their controls and what probes train; all noted, with whether it is done."""
+def run_through(study: PlannedStudy, lab: PlannedLab, planned: Planned) -> None:
+    """Run a study's rounds, controls and trainings of probes in the lab; record their stages, and which are done."""
     from lottery.study import Study as Runner
 
     runner, ledger = Runner(study.config), lab.ledger
     recorded, all_done = row_identities(study.folder), study.done
-    known = set(ledger.stages)
+    known, probes = set(ledger.stages), runner.probes.values()
     for round in runner.rounds(lab):
-        if round.control is None:
-            lab.history.append(round)
-        beside(runner, round, lab)
+        asked = [probe.trainings(round, Bench(lab)) for probe in probes if hasattr(probe, "trainings")]
+        beside = [ticket for tickets in asked for ticket in tickets if ticket != round.ticket]
+        for number, ticket in enumerate(beside):
+            if ticket not in beside[:number]:  # several probes may use the copies of a round
+                lab.train(ticket)
         done = all_done or (round.index, round.control, round.copy) in recorded
         for key in ledger.last:
             ledger.stages[key].done |= done
@@ -90,26 +91,13 @@ def run_through(study: Study, lab: PlannedLab, planned: Planned) -> None:
         ledger.last.clear()
 
 
-def beside(runner: Any, round: Round, lab: PlannedLab) -> None:
-    """What probes have trained beside a round: it in other data orders, and without its mask."""
-    if not round.ticket.steps:
-        return
-    copies = runner.copies(round.index)
-    if copies > 1:
-        lab.copies(round.ticket, copies)
-    for probe in runner.probes.values():
-        wanted = isinstance(probe, Pruning) and round.index and round.search is None
-        if wanted and (not probe.rounds or round.index in probe.rounds):
-            lab.train(replace(round.ticket, mask=Mask.ones(round.mask.shapes)))
-
-
-def seconds_of(stage: Stage, pace: Pace | None) -> float:
-    """Of one stage at this pace: its steps, the points of its curve, and the measuring at its end."""
+def seconds_of(stage: PlannedStage, pace: Pace | None) -> float:
+    """Return the time of a stage at this pace: its steps, and the images evaluated on its curve and at its end."""
     return 0.0 if pace is None else stage.batches * pace.step + stage.images * pace.image
 
 
 def wall(planned: Sequence[Planned], workers: int) -> float:
-    """Seconds until the last study has ended, so many side by side, each taken by the first worker that is free."""
+    """Return the seconds until the last study ends, if each study goes to the first of the `workers` that is free."""
     busy = [0.0] * workers
     for each in planned:
         busy[busy.index(min(busy))] += each.seconds
@@ -120,7 +108,7 @@ def wall(planned: Sequence[Planned], workers: int) -> float:
 
 
 def source_known(cfg: DictConfig) -> DictConfig:
-    """The configuration with a data source that downloads nothing, and reads every file once."""
+    """Copy the configuration, with a data source that downloads nothing and reads every file once."""
     cfg = copy.deepcopy(cfg)
     if cfg.data.name in SIZES and cfg.data._target_ == f"lottery.data.sources.{cfg.data.name}":
         cfg.data._target_ = "lottery.papers.plan.source"
@@ -128,7 +116,7 @@ def source_known(cfg: DictConfig) -> DictConfig:
 
 
 def source(options: Data, folder: Path) -> Arrays:
-    """One of SIZES; made up, of its real size, where its file is not there."""
+    """Return a data set in SIZES, from its file or, where this is missing, made up at the real size."""
     return _source(options.name, folder, tuple(options.shape), options.classes)
 
 
@@ -148,13 +136,10 @@ def _source(name: str, folder: Path, shape: tuple[int, ...], classes: int) -> Ar
 
 
 def dry_run(
-    paper: Paper, scale: str, given: Sequence[Study], launcher: str | None = None, options: Sequence[str] = ()
+    paper: Paper, scale: str, given: Sequence[PlannedStudy], launcher: str | None = None, options: Sequence[str] = ()
 ) -> int:
-    """Print the jobs, the stages that they share, and the time that they take. Writes nothing.
-
-    `launcher` and its `options` as `run_missing` takes them.
-    """
-    from lottery.sweep import labels
+    """Print the studies, the stages that they share, and the time that they take. Writes nothing."""
+    from lottery.combine import labels
 
     missing = [study for study in given if not study.done]
     print(f"{paper.name}, scale {scale}: {len(given)} studies, {len(given) - len(missing)} of them done")
@@ -172,7 +157,7 @@ def dry_run(
 
 
 def stages_lines(ledger: Ledger) -> list[str]:
-    """How many stages are asked for, shared and done."""
+    """Return lines that say how many stages are requested, shared and done."""
     stages = list(ledger.stages.values())
     kinds = Counter(stage.kind for stage in stages)
     asked = sum(stage.asked for stage in stages)
@@ -188,7 +173,7 @@ def stages_lines(ledger: Ledger) -> list[str]:
 
 
 def time_lines(planned: Sequence[Planned], launcher: str | None, options: Sequence[str]) -> list[str]:
-    """The estimate."""
+    """Return lines that say how long the remaining stages take."""
     left = [each for each in planned if each.left]
     if not left:
         return ["time: nothing is left to run"]
@@ -216,15 +201,15 @@ def time_lines(planned: Sequence[Planned], launcher: str | None, options: Sequen
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits: 2.24, 712, 1,040."""
+    """Format seconds as milliseconds with three digits, such as 2.24, 712 or 1,040."""
     return f"{float(f'{1000 * seconds:.3g}'):,g}"
 
 
 def model_of(cfg: DictConfig) -> str:
-    """Such as LeNet-300-100 on MNIST."""
+    """Name network and data, such as LeNet-300-100 on MNIST."""
     from omegaconf import OmegaConf
 
-    from lottery.analysis.style import title
+    from lottery.figures.style import title
 
     with contextlib.suppress(Exception):
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]

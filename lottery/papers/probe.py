@@ -1,4 +1,4 @@
-"""How long a training step takes on this machine: a few steps of the real thing, timed. No file is written."""
+"""Measure the time of a training step on this machine, by a few steps of the real training. Keeps no file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from time import monotonic
 from typing import Any
 
 from lottery.config import Config
+from lottery.ranks.alone import set_threads
 from lottery.stages.lab import Lab
-from lottery.study import set_threads
-from lottery.training.evaluate import tallied
+from lottery.training.evaluate import Tally, add_
 from lottery.training.fit import fit
-from lottery.training.module import MaskedTraining, Progress
+from lottery.training.module import MaskedTraining
+from lottery.training.progress import Progress
 
-SECONDS = 1.0  # for each kind of step, but at least one step
-IMAGES = 200  # that are evaluated
+SECONDS = 1.0  # of measuring, but at least one step
+IMAGES = 200  # at most, for the time of an evaluation
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What was measured."""
+    """The time of a training step and of an evaluated image."""
 
     step: float  # seconds a training step
     image: float  # seconds to evaluate an image
@@ -36,27 +37,27 @@ class Timed(MaskedTraining):
     pace: Pace
 
     def measure(self) -> None:
-        """Nothing: the curve is not what is wanted."""
+        """Skip the points of the curve."""
 
     def training_step(self, chunk: int, batch_idx: int) -> None:
         self.network.train()
         began = monotonic()
-        self.update(0).item()  # the first one is slower, and not counted unless it takes long
+        self.update(0).item()  # the first step is slower, and not counted
         started, done = monotonic(), 0
         while done == 0 or monotonic() - started < SECONDS - (started - began):
             done += 1
-            self.update(done).item()  # which waits for the device
+            self.update(done).item()  # item() waits for the device
         step = (monotonic() - started) / done
         images, labels = next(iter(self.data.batches("test", min(IMAGES, self.recipe.eval_batch_size))))
         started = monotonic()
         with self.autocast():
-            tallied(self.network, [(self.laid_out(images), labels)])
+            add_(Tally(), self.network, [(self.laid_out(images), labels)])
         self.pace = Pace(step, (monotonic() - started) / len(labels))
         self.progress.step = chunk
 
 
 def kind_of(config: Config) -> str:
-    """What the pace depends on: studies of the same kind are measured once."""
+    """Return the options that the pace depends on, as text: studies with equal texts are measured once."""
     model = {name: value for name, value in config.model.items() if name not in ("init", "weights", "pretrained")}
     data, train = config.data, config.train
     shown: list[Any] = [model, list(data.shape), data.classes, data.flip, data.crop, train.batch_size, train.precision]
@@ -64,12 +65,10 @@ def kind_of(config: Config) -> str:
 
 
 def measured(lab: Lab) -> Pace:
-    """The pace of the dense network of this lab's study, with its data, batches, optimizer and precision."""
+    """Measure the pace of the dense training of this lab's study."""
     config = lab.config
     set_threads(config.trainer.threads)
-    module = Timed(
-        lab.network(config.seeds.init), lab.initial, lab.recipe, lab.data_on, Progress(0), end=lab.initial.steps
-    )
+    module = Timed(lab.network(), lab.initial, lab.recipe, lab.data_on, Progress(0), end=lab.initial.steps)
     module.train_dataloader = lambda: [lab.initial.steps]  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         fit(module, config.trainer.accelerator, Path(folder))

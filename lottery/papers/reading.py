@@ -1,4 +1,4 @@
-"""`experiments/NAME/sweep.yaml`: where these files are, and what they say, checked. Torch-free.
+"""Find, read and check the files `experiments/NAME/sweep.yaml`. Torch-free.
 
     title: ...
     source: {authors: ..., venue: ..., sections: ...}
@@ -11,8 +11,8 @@
       - {name: fig4, plot: accuracy, runs: [lenet], filters: {}, arguments: {density: density_weights},
          published: [{x: 0.2, y: 0.98, label: Their Fig. 4, series: ticket}]}
 
-A scale's overrides are added to those of every block, then its `runs` to those of single blocks, where null leaves the
-block out. A later override takes the place of an earlier one of the same key.
+A scale's overrides are added to those of every block, then those in its `runs` to single blocks; null leaves a block
+out. A later override of a key replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lottery.errors import ConfigError, LotteryError, nearest
+from lottery.files import Unreadable, read_yaml
 from lottery.papers.paper import SCALES, Block, Figure, Paper, Scale
 
 FILE = "sweep.yaml"
 
 
 def papers_folder() -> Path:
-    """Where the project's own papers lie: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the project's own papers: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "experiments"
     return inside if inside.exists() else package.parent / "experiments"
 
 
 def names() -> list[str]:
-    """The papers that there are."""
+    """Return the names of the project's papers, sorted."""
     return sorted(path.parent.name for path in papers_folder().glob(f"*/{FILE}"))
 
 
 def load(name: str | Path) -> Paper:
-    """A paper by its name, or one of your own by the path of its sweep.yaml or of the folder that it is in.
+    """Load a paper by its name, or one of your own by the path of its sweep.yaml or of its folder.
 
-    Raises ConfigError for one that is not there, and for a file that is damaged.
+    Raises ConfigError where there is no such paper, and for a damaged file.
     """
     text = str(name)
     if "/" in text or text.endswith((".yaml", ".yml")) or isinstance(name, Path):
@@ -61,20 +60,17 @@ def load(name: str | Path) -> Paper:
 
 
 def read(path: Path, name: str) -> Paper:
-    """The file, every key known and of its kind. Raises ConfigError in one line that names file and key."""
+    """Read and check a sweep.yaml. Raises ConfigError in one line that names file and key."""
     try:
-        return _paper(path, name, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.MarkedYAMLError as error:
-        at = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{at}: not valid YAML: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        return _paper(path, name, read_yaml(path))
+    except Unreadable as error:
+        raise ConfigError(str(error)) from error
     except _Wrong as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
 class _Wrong(LotteryError):
-    """A value that is not what its key takes."""
+    """A value that its key does not take."""
 
 
 def _paper(path: Path, name: str, values: Any) -> Paper:
@@ -114,35 +110,34 @@ def _scale(name: str, values: Any, blocks: Sequence[str]) -> Scale:
 
 def _figure(values: Any, where: str, blocks: Sequence[str]) -> Figure:
     _keys(values, where, ("name", "plot"), ("runs", "scales", "filters", "arguments", "published"))
-    runs = tuple(_list(values.get("runs"), f"{where}.runs"))
-    scales = tuple(_list(values.get("scales"), f"{where}.scales")) or SCALES
-    for key, given, allowed in (("runs", runs, blocks), ("scales", scales, SCALES)):
-        for each in given:
+    chosen = []
+    for key, allowed in (("runs", blocks), ("scales", SCALES)):
+        chosen.append(tuple(_list(values.get(key), f"{where}.{key}")))
+        for each in chosen[-1]:
             if each not in allowed:
                 hint = nearest(str(each), allowed)
                 raise _Wrong(f"{where}.{key}: got {each!r}, expected one of {', '.join(allowed)}{hint}")
-    mappings = {key: values.get(key) or {} for key in ("filters", "arguments")}
-    for key, mapping in mappings.items():
-        if not isinstance(mapping, dict):
-            raise _Wrong(f"{where}.{key}: got {mapping!r}, expected a mapping")
+    filters, arguments = (
+        _typed(values.get(key) or {}, f"{where}.{key}", dict, "a mapping") for key in ("filters", "arguments")
+    )
     points = [_point(each, f"{where}.published[{i}]") for i, each in enumerate(_list(values.get("published"), where))]
     name, plot = (_text(values[key], f"{where}.{key}") for key in ("name", "plot"))
-    return Figure(name, plot, runs, scales, **mappings, published=tuple(points))
+    return Figure(name, plot, chosen[0], chosen[1] or SCALES, filters, arguments, tuple(points))
 
 
 def _point(values: Any, where: str) -> dict[str, Any]:
     _keys(values, where, ("x", "y", "label"), ("series", "panel", "density", "value"))
     for key in ("x", "y"):
-        if isinstance(values[key], bool) or not isinstance(values[key], int | float):
+        if isinstance(values[key], bool):
             raise _Wrong(f"{where}.{key}: got {values[key]!r}, expected a number")
+        _typed(values[key], f"{where}.{key}", (int, float), "a number")
     return dict(values)
 
 
 def _keys(values: Any, where: str, needed: Iterable[str], others: Iterable[str]) -> None:
-    """Raise _Wrong unless it is a mapping with these keys."""
+    """Raise _Wrong unless `values` is a mapping with the `needed` keys and, besides, only `others`."""
     known, prefix = [*needed, *others], f"{where}." if where else ""
-    if not isinstance(values, dict):
-        raise _Wrong(f"{where or 'the file'}: got {values!r}, expected a mapping with {', '.join(known)}")
+    _typed(values, where or "the file", dict, f"a mapping with {', '.join(known)}")
     for key in values:
         if key not in known:
             raise _Wrong(f"{prefix}{key}: no such key{nearest(str(key), known)}; there are {', '.join(known)}")
@@ -151,16 +146,18 @@ def _keys(values: Any, where: str, needed: Iterable[str], others: Iterable[str])
             raise _Wrong(f"{prefix}{key}: is missing")
 
 
+def _typed(value: Any, where: str, kind: type | tuple[type, ...], words: str) -> Any:
+    if not isinstance(value, kind):
+        raise _Wrong(f"{where}: got {value!r}, expected {words}")
+    return value
+
+
 def _list(values: Any, where: str) -> list[Any]:
-    if values is not None and not isinstance(values, list):
-        raise _Wrong(f"{where}: got {values!r}, expected a list")
-    return values or []
+    return [] if values is None else _typed(values, where, list, "a list")
 
 
 def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise _Wrong(f"{where}: got {value!r}, expected a text")
-    return value
+    return _typed(value, where, str, "a text")
 
 
 def _overrides(values: Any, where: str) -> tuple[str, ...]:

@@ -1,7 +1,4 @@
-"""Run what a paper lacks: here, or by one of our launchers. What is done is left alone, what was cut short goes on.
-
-Torch-free until a study begins.
-"""
+"""Run a paper's missing studies, here or by a launcher; interrupted ones go on. Torch-free until a study begins."""
 
 from __future__ import annotations
 
@@ -12,20 +9,20 @@ from pathlib import Path
 
 from lottery.errors import ConfigError, LotteryError
 from lottery.papers.reading import load
-from lottery.papers.studies import Study, studies
-from lottery.training.signals import StopFlag
+from lottery.papers.studies import PlannedStudy, studies
+from lottery.signals import StopFlag
 
 LAUNCHERS = ("here", "local", "slurm")
 
 
 def ensure(name: str | Path, scale: str, *, runs: str | Path = "runs", data: str | Path | None = None) -> list[Path]:
-    """Run what this scale of a paper lacks, on this machine, one study after the other, and say which, as it may take
-    long; its run folders.
+    """Run the missing studies of a paper's scale here, one after the other; return the run folders of all.
 
-    Raises LotteryError where a study fails, Interrupted on a signal: the same call continues.
+    Prints each study. Raises LotteryError where a study fails, Interrupted on a signal; another call continues.
     """
-    from lottery.run import run, stop_on_signals
-    from lottery.sweep import labels
+    from lottery.combine import labels
+    from lottery.run import run
+    from lottery.signals import stop_on_signals
 
     extra = [f"paths.runs={runs}", *([f"paths.data={data}"] if data is not None else [])]
     asked = studies(load(name), scale, extra)
@@ -38,14 +35,15 @@ def ensure(name: str | Path, scale: str, *, runs: str | Path = "runs", data: str
     return [study.folder for study in asked]
 
 
-def run_missing(missing: Sequence[Study], launcher: str | None, settings: Sequence[str], stop: StopFlag) -> int:
-    """Run these studies; the highest exit status of theirs, or 0 at once where the launcher is not to wait.
+def run_missing(missing: Sequence[PlannedStudy], launcher: str | None, settings: Sequence[str], stop: StopFlag) -> int:
+    """Run these studies; return the highest exit status, or 0 at once where the launcher does not wait.
 
     launcher: here (one after the other, in this process), local (several workers), slurm (a job each); None: local
-    where several can run at once on this machine, else here. `settings`: overrides of hydra.launcher.
+    where several can run at once on this machine, or with settings, else here. `settings`: overrides of hydra.launcher.
     """
+    from lottery.combine import labels
     from lottery.launch.launcher import job_of, launch
-    from lottery.sweep import in_turn, labels, planned
+    from lottery.sweep import in_turn, planned
 
     launcher, settings = chosen(launcher, settings, missing)
     configs, jobs = [study.config for study in missing], [study.overrides for study in missing]
@@ -59,8 +57,8 @@ def run_missing(missing: Sequence[Study], launcher: str | None, settings: Sequen
     return launch(hydra, command, list(map(job_of, names, jobs, configs)), configs, None, stop)
 
 
-def chosen(launcher: str | None, settings: Sequence[str], missing: Sequence[Study]) -> tuple[str, Sequence[str]]:
-    """The launcher and its settings, where none was asked for those that suit this machine."""
+def chosen(launcher: str | None, settings: Sequence[str], missing: Sequence[PlannedStudy]) -> tuple[str, Sequence[str]]:
+    """Return the launcher and its settings; for None, those that suit this machine."""
     if launcher is not None:
         return launcher, settings
     workers = at_once(missing)
@@ -70,17 +68,17 @@ def chosen(launcher: str | None, settings: Sequence[str], missing: Sequence[Stud
 
 
 def workers_of(settings: Sequence[str]) -> int:
-    """How many workers the local launcher has with these settings."""
+    """Return the number of workers of the local launcher with these settings."""
     from lottery.launch.settings import Local
 
     given = [override.partition("=")[2] for override in settings if override.startswith("hydra.launcher.workers=")]
     return int(given[-1]) if given and given[-1].isdigit() else Local.workers
 
 
-def at_once(missing: Sequence[Study]) -> int:
-    """How many of these studies this machine runs side by side: as many as have a core to each of their threads.
+def at_once(missing: Sequence[PlannedStudy]) -> int:
+    """Return how many of these studies run side by side on this machine: as many as have a core for each thread.
 
-    A study that does not say how many threads it needs uses them all; on a GPU they run one after the other.
+    The number is 1 on a machine with a GPU, and where a study does not set its threads, since it uses all cores.
     """
     from lottery.launch.local import gpu_count
 
@@ -91,8 +89,8 @@ def at_once(missing: Sequence[Study]) -> int:
     return max(1, min(len(missing), cores // max(threads)))
 
 
-def check_done(given: Sequence[Study]) -> None:
-    """Raise LotteryError where a study of these is not done."""
+def check_done(given: Sequence[PlannedStudy]) -> None:
+    """Raise LotteryError unless all of these studies are done."""
     left = [study for study in given if not study.done]
     if left:
         raise LotteryError(f"{len(left)} of {len(given)} studies are not done; the same command continues")

@@ -6,67 +6,72 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lottery.errors import ConfigError
-from lottery.stability.distance import distance
-from lottery.ticket import Mask
-
-if TYPE_CHECKING:
-    from lottery.stages.lab import Lab
-    from lottery.stages.round import Round
-    from lottery.stages.trained import Trained
+from lottery.probes.images import Options
+from lottery.ranges import at_least, option
+from lottery.stability.weights import distance
+from lottery.stages.bench import Bench
+from lottery.stages.round import Round
+from lottery.stages.trained import Trained
+from lottery.ticket import Mask, Ticket
 
 VERSION = 1
+COPIES = at_least(2, "a number ≥ 2: the round's own training is one of them")
 
 
 @dataclass(frozen=True)
-class DataOrder:
-    """`l2_order`, `angle_order`: between copies of the round trained in different data orders, kept weights only.
+class DataOrder(Options):
+    """`l2_order`, `angle_order`: L2 distance and degrees between copies of the round in different data orders.
 
-    Means over all pairs of `copies` trainings, of which the round's own is one; L2, and degrees. Only in
-    these `rounds`; [] = in all. Nothing of a round that is not trained.
+    They are of kept weights only, means over all pairs of `copies` trainings, the round's own included. Only in these
+    `rounds`; [] = in all. A round that is not trained has none.
     """
 
-    copies: int = 2
+    copies: int = option(2, COPIES)
     rounds: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        check_copies(self.copies)
+    def trainings(self, round: Round, lab: Bench) -> list[Ticket]:
+        """Return the tickets that the probe trains."""
+        return lab.copied(round.ticket, self.copies) if has_copies(round, self.rounds) else []
 
-    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    def __call__(self, round: Round, previous: Round | None, lab: Bench) -> dict[str, Any]:
         if not has_copies(round, self.rounds):
             return {}
         return apart(lab, "data order", lab.copies(round.ticket, self.copies), round.mask, "order")
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(Options):
     """`l2_pruning`, `angle_pruning`: between this round's training and that of the same start without the mask.
 
-    Over the weights that the mask keeps. The unpruned training is the dense run's continuation from the rewind point:
-    for tickets reset to the initial weights it is the dense training itself. Only in these `rounds`; [] = in all.
-    Nothing of a mask that was searched for: its weights do not start from a state of the dense run.
+    Of kept weights only. The unpruned training continues the dense run from the rewind point: for tickets reset to the
+    initial weights it is the dense training. Only in these `rounds`; [] = in all. A searched mask has none, as its
+    weights do not start from a state of the dense run.
     """
 
     rounds: list[int] = field(default_factory=list)
 
-    def check(self, lab: Lab) -> None:
+    def check(self, lab: Bench) -> None:
         """Raise ConfigError where tickets do not start from a state of the dense run."""
         if "keep" in (lab.rewind.options.weights, lab.rewind.options.optimizer):
             expected = "rewind or reset: stability to pruning compares with the dense run from the same point"
             raise ConfigError.of("rewind.weights", lab.rewind.options.weights, expected)
 
-    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    def trainings(self, round: Round, lab: Bench) -> list[Ticket]:
+        """Return the ticket without its mask, if the round has an unpruned counterpart."""
         if round.index == 0 or round.search is not None or not has_copies(round, self.rounds):
-            return {}
-        unpruned = lab.train(replace(round.ticket, mask=Mask.ones(round.mask.shapes)))
-        lab.measured["train unpruned"] = unpruned.key
-        return apart(lab, "pruning", [unpruned, round.trained], round.mask, "pruning")
+            return []
+        return [replace(round.ticket, mask=Mask.ones(round.mask.shapes))]
+
+    def __call__(self, round: Round, previous: Round | None, lab: Bench) -> dict[str, Any]:
+        unpruned = [lab.trained("unpruned", ticket) for ticket in self.trainings(round, lab)]
+        return apart(lab, "pruning", [*unpruned, round.trained], round.mask, "pruning") if unpruned else {}
 
 
-def apart(lab: Lab, probe: str, trained: list[Trained], mask: Mask, name: str) -> dict[str, Any]:
-    """The mean distance and angle over all pairs of trained networks, cached. Nothing where nothing is kept."""
+def apart(lab: Bench, probe: str, trained: list[Trained], mask: Mask, name: str) -> dict[str, Any]:
+    """Return the mean distance and angle over all pairs of trained networks, cached; None where nothing is kept."""
 
     def compute() -> dict[str, Any]:
         states = [each.state.tensors() for each in trained]
@@ -79,16 +84,10 @@ def apart(lab: Lab, probe: str, trained: list[Trained], mask: Mask, name: str) -
     return {f"{key}_{name}": figure for key, figure in lab.evaluated(probe, inputs, compute).items()}
 
 
-def check_copies(copies: int) -> None:
-    """Raise ConfigError for fewer copies than can be compared."""
-    if copies < 2:
-        raise ConfigError.of("copies", copies, "a number ≥ 2: the round's own training is one of them")
-
-
 def has_copies(round: Round, rounds: Sequence[int]) -> bool:
     """Whether a round is one of `rounds` ([] = all) and is trained at all.
 
-    An untrained network, or a mask that was searched for and not tuned, has no copies but itself: every distance and
-    barrier between them would be 0, which says nothing of stability.
+    Copies of an untrained network (such as a searched mask that was not tuned) are identical. Their distances and
+    barriers would all be 0, which says nothing of stability.
     """
     return round.ticket.steps > 0 and (not rounds or round.index in rounds)

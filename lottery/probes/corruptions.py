@@ -1,13 +1,12 @@
 """Accuracy on corrupted images: noise, blur, contrast and brightness, at five severities each.
 
-The definitions and strengths are those of CIFAR-10-C (Hendrycks and Dietterich 2019), as in the script that made it,
-`make_cifar_c.py`: its `gaussian_noise`, `gaussian_blur` (one of its four extra corruptions), `contrast` and
-`brightness`, each clipped to [0, 1] and cut off to 8 bits. Where this differs:
+The definitions and strengths are those of CIFAR-10-C (Hendrycks and Dietterich 2019), as in its script
+`make_cifar_c.py`: `gaussian_noise`, `gaussian_blur` (one of its four extra corruptions), `contrast` and `brightness`,
+each clipped to [0, 1] and cut off to 8 bits. Where this differs:
 
-- Noise is drawn from our own streams, one a severity: it has the same distribution and is not the same noise. It is the
-  same for every network.
-- CIFAR-10-C is of 32x32 colour images; here images of every size and number of channels are corrupted with the same
-  parameters. Blur thus does less to large images than ImageNet-C's. One channel is its own brightness (HSV value).
+- Noise is drawn from other random streams, one a severity. It is the same for every network.
+- CIFAR-10-C has 32x32 colour images; here images of every size and number of channels are corrupted with the same
+  parameters. So large images are blurred less than in ImageNet-C. One channel is its own brightness (HSV value).
 - Cutting off allows for rounding: a value up to a thousandth of a grey level below a level is that level. The script
   computes in float64 and this in float32, so single pixels may differ by one level.
 - Only these four of its nineteen corruptions: the mean over them is no "mCE".
@@ -18,46 +17,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lottery.probes.images import check_images, check_limit
+from lottery.data.dataset import Batch
+from lottery.probes.images import LIMIT, Options, at_a_time, check_images
+from lottery.ranges import option
 from lottery.seeding import derive
+from lottery.stages.bench import Bench
+from lottery.stages.round import Round
 from lottery.training.evaluate import evaluate
 
-if TYPE_CHECKING:
-    from lottery.data.dataset import Batch
-    from lottery.stages.lab import Lab
-    from lottery.stages.round import Round
-
-Corruption = Callable[[Tensor], Tensor]  # of pixels [B, C, H, W]; given the images in their order, each once
+Corruption = Callable[[Tensor], Tensor]  # of pixels [B, C, H, W]; called with the images in order, each once
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
-class Corruptions:
-    """On the test split: `accuracy_noise`, `accuracy_blur`, `accuracy_contrast` and `accuracy_brightness`, means over
-    five severities, and `accuracy_corrupted`, the mean of the four.
+class Corruptions(Options):
+    """Accuracy on the test split under noise, blur, contrast and brightness.
 
-    The `evaluate` stage's result.json has each severity too, such as `accuracy_noise_3`.
+    `accuracy_noise`, `accuracy_blur`, `accuracy_contrast` and `accuracy_brightness` are means over five severities,
+    `accuracy_corrupted` is the mean of the four. The stage's result.json has each severity (`accuracy_noise_3`).
 
     limit: how many of the test images, a fixed random choice; None for all
     """
 
-    limit: int | None = None
+    limit: int | None = option(None, LIMIT)
 
-    def __post_init__(self) -> None:
-        check_limit(self.limit)
-
-    def check(self, lab: Lab) -> None:
+    def check(self, lab: Bench) -> None:
         """Raise ConfigError where the data have no pixels in [0, 1]."""
         check_images(lab, "probes.corruptions")
 
-    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    def __call__(self, round: Round, previous: Round | None, lab: Bench) -> dict[str, Any]:
         def compute() -> dict[str, Any]:
             network, found = lab.trained_network(round.trained), {}
             for kind in CORRUPTIONS:
@@ -67,7 +62,7 @@ class Corruptions:
                     found[f"accuracy_{kind}_{severity}"] = accuracy
             return found
 
-        inputs = {"version": 1, "state": round.trained.state.digest, "limit": self.limit}
+        inputs = {"version": 1, "state": round.trained.state.digest, "limit": self.limit, **at_a_time(lab)}
         found = lab.evaluated("corruptions", inputs, compute)
         means = {kind: fmean(found[f"accuracy_{kind}_{severity}"] for severity in SEVERITIES) for kind in CORRUPTIONS}
         return {f"accuracy_{kind}": mean for kind, mean in means.items()} | {
@@ -78,34 +73,34 @@ class Corruptions:
 def corrupted(
     batches: Iterable[Batch], kind: str, severity: int, scaled: Callable[[Tensor], Tensor] = torch.clone
 ) -> Iterator[Batch]:
-    """Network inputs from all images of a split, in their order, after one corruption (1 ≤ severity ≤ 5)."""
+    """Yield network inputs from all images of a split, in order, after one corruption (1 ≤ severity ≤ 5)."""
     corrupt = CORRUPTIONS[kind](severity)
     for pixels, labels in batches:
         yield scaled(eight_bits(corrupt(pixels))), labels
 
 
 def eight_bits(pixels: Tensor) -> Tensor:
-    """Clipped to [0, 1] and cut off to multiples of 1/255."""
+    """Clip pixels to [0, 1] and round them down to multiples of 1/255."""
     return (255 * pixels.clamp(0, 1) + 1e-3).floor() / 255
 
 
 def noise(severity: int) -> Corruption:
-    """Gaussian noise, independent for every value."""
+    """Return a corruption that adds Gaussian noise, independent for every value."""
     sigma = (0.04, 0.06, 0.08, 0.09, 0.10)[severity - 1]
     normals = Normals(derive(0, "corruptions", "noise", severity))
     return lambda pixels: pixels + sigma * normals.like(pixels)
 
 
 class Normals:
-    """A stream of standard normal noise for one image after the other, whatever the batches they come in."""
+    """A stream of standard normal noise for one image after the other, independent of the batch size."""
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.Philox(key=seed)
 
     def like(self, images: Tensor) -> Tensor:
-        """The next noise, float32, of the shape and on the device of `images` [B, ...]; by Box and Muller's method."""
+        """Return the next noise by Box and Muller's method, float32, with shape and device of `images` [B, ...]."""
         each = images[0].numel()
-        raw = self._bits.random_raw(len(images) * -(-each // 2))  # 64 bits for two values, and none shared by images
+        raw = self._bits.random_raw(len(images) * -(-each // 2))  # 64 bits for two values; images share none
         uniform, turn = ((part.astype(np.float32) + 1) / 2**32 for part in (raw >> np.uint64(32), raw & LOW))
         radius = torch.from_numpy(uniform).to(images.device).log_().mul_(-2).sqrt_()
         angle = torch.from_numpy(turn).to(images.device).mul_(2 * torch.pi)
@@ -117,7 +112,7 @@ LOW = np.uint64(2**32 - 1)
 
 
 def blur(severity: int) -> Corruption:
-    """A Gaussian filter, cut off at four standard deviations (rounded to whole pixels), the edges repeated outwards."""
+    """Return a Gaussian filter, cut off at four standard deviations (in whole pixels), repeating the edges outwards."""
     sigma = (0.4, 0.6, 0.7, 0.8, 1.0)[severity - 1]
 
     def blurred(pixels: Tensor) -> Tensor:
@@ -128,7 +123,7 @@ def blur(severity: int) -> Corruption:
 
 
 def filter_matrix(side: int, sigma: float) -> Tensor:
-    """What filters `side` values, float32 [side, side]; each of its rows sums to 1."""
+    """Return the matrix that filters `side` values, float32 [side, side]; each row sums to 1."""
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     weights = (-0.5 * (offsets.double() / sigma).square()).exp()
@@ -138,7 +133,7 @@ def filter_matrix(side: int, sigma: float) -> Tensor:
 
 
 def contrast(severity: int) -> Corruption:
-    """Towards the mean of each image's channel."""
+    """Return a corruption that moves pixels towards the mean of their image's channel."""
     factor = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
 
     def faded(pixels: Tensor) -> Tensor:
@@ -149,7 +144,7 @@ def contrast(severity: int) -> Corruption:
 
 
 def brightness(severity: int) -> Corruption:
-    """HSV value, the largest channel of a pixel, raised as far as 1; hue and saturation stay, black becomes grey."""
+    """Return a corruption that raises the HSV value up to 1. Hue and saturation stay, black becomes grey."""
     added = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
 
     def brightened(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a ticket costs, beside the dense network: parameters, multiply-adds, memory, measured times and energy."""
+"""The cost of a ticket and of the dense network: parameters, multiply-adds, memory, measured times and energy."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from math import ceil
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
-from lottery.errors import ConfigError, Interrupted
+from lottery.probes.images import Options
 from lottery.pruning.structure import structured
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from lottery.stages.lab import Lab
-    from lottery.stages.round import Round
-    from lottery.ticket import Ticket
+from lottery.ranges import at_least, option, such_that
+from lottery.stages.bench import Bench
+from lottery.stages.round import Round
+from lottery.ticket import Ticket
 
 LOG = logging.getLogger("lottery")
 THROUGHPUT_BATCH = 128
 LATENCY_RUNS = 20  # forward passes of one image in a repeat: a single one is too short for the clock
-ENERGY_SECONDS = 1.0  # of inference, of which the energy is read: counters are renewed every millisecond or so
+ENERGY_SECONDS = 1.0  # of inference while energy is read: counters are renewed every millisecond or so
 KWH = 3.6e6  # joules
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of the network as it would be used (`lab.smaller`), and with the prefix `dense_` of the dense one beside it.
+class Cost(Options):
+    """Cost of the network as it would be deployed (`lab.smaller`); with the prefix `dense_`, of the dense network.
 
-    `cost_parameters`; `cost_macs` (convolutions and linear layers, one image), `cost_macs_all` (all that torch's
-    counter knows); `cost_memory` (bytes of a training step: `lottery.cost.memory`); `cost_step_ms` (a training step
-    at the study's batch), `cost_latency_ms` (inference, batch 1), `cost_throughput` (images a second, batch 128):
-    medians over `repeats`, ticket and dense network in turn, without autocast, on `cost_threads` threads.
+    `cost_parameters`; `cost_macs` (convolutions and linear layers, one image), `cost_macs_all` (attention and other
+    products of matrices too; null where one cannot be counted); `cost_memory` (bytes of a training step:
+    `lottery.cost.counts`); `cost_step_ms` (a training step at the study's batch), `cost_latency_ms` (inference, batch
+    1), `cost_throughput` (images a second, batch 128): medians over `repeats`, ticket and dense network in turn,
+    without autocast, on `cost_threads` threads.
 
     Shares of the dense network's: `cost_parameters_share`, `cost_macs_share`, `cost_memory_share`; and
     `cost_step_speedup`, `cost_latency_speedup`, `cost_throughput_speedup`, medians of the ratios within the repeats.
@@ -46,19 +45,15 @@ class Cost:
     are the dense network's, and the log says so.
     """
 
-    repeats: int = 5
-    grid: float | None = None
+    repeats: int = option(5, at_least(1, "a number ≥ 1"))
+    grid: float | None = option(
+        None, such_that(lambda grid: grid is None or grid > 0, "g CO2e a kWh, a number > 0, or null")
+    )
 
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ConfigError.of("repeats", self.repeats, "a number ≥ 1")
-        if self.grid is not None and not self.grid > 0:
-            raise ConfigError.of("grid", self.grid, "g CO2e a kWh, a number > 0, or null")
-
-    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    def __call__(self, round: Round, previous: Round | None, lab: Bench) -> dict[str, Any]:
         ticket = round.ticket
         inputs = {
-            "version": 2,
+            "version": self.version(lab),
             "state": round.trained.state.digest,
             "dense": lab.dense.trained.state.digest if compares(round) else None,
             "removed": sorted(ticket.removed),
@@ -79,11 +74,17 @@ class Cost:
             LOG.info("cost of round %d: %s", round.index, said(found, ticket))
         return {**found, "cost_grams_co2e": grams, "cost_unstructured": int(unstructured(ticket))}
 
-    def measured(self, round: Round, lab: Lab) -> dict[str, Any]:
-        from lottery.cost.energy import joules
-        from lottery.cost.macs import counted, multiply_adds
-        from lottery.cost.memory import training_memory
-        from lottery.cost.timing import inference, paired, speed_up, training_step
+    @staticmethod
+    def version(lab: Bench) -> int:
+        """Return the version of the numerics: 3 for networks whose attention is counted on a CPU, else 2."""
+        from lottery.cost.counts import attends
+
+        image = torch.zeros(1, *lab.dataset.shape)
+        return 3 if lab.device.type == "cpu" and attends(lab.network().eval(), image) else 2
+
+    def measured(self, round: Round, lab: Bench) -> dict[str, Any]:
+        from lottery.cost.counts import counted, multiply_adds, training_memory
+        from lottery.cost.measure import inference, joules, paired, speed_up, training_step
 
         device, batch = lab.device, lab.config.train.batch_size
         networks = {"": lab.smaller(round)}
@@ -110,17 +111,24 @@ class Cost:
             side_by_side = {prefix: stoppable(work(each), lab) for prefix, each in networks.items()}
             seconds = paired(side_by_side, self.repeats, device)
             for prefix, took in seconds.items():
-                found |= shown(prefix, what, median(took))
+                if what == "throughput":
+                    found[f"cost_{prefix}throughput"] = THROUGHPUT_BATCH / median(took)
+                else:
+                    runs = LATENCY_RUNS if what == "latency" else 1
+                    found[f"cost_{prefix}{what}_ms"] = 1000 * median(took) / runs
             if "dense_" in seconds:
                 found[f"cost_{what}_speedup"] = speed_up(seconds["dense_"], seconds[""])
         passes = ceil(ENERGY_SECONDS * found["cost_throughput"] / THROUGHPUT_BATCH)
         spent = joules(repeated(inference(networks[""], images[:THROUGHPUT_BATCH]), passes), device)
         found["cost_joules"] = None if spent is None else spent * 1000 / (passes * THROUGHPUT_BATCH)
-        return found | (compared(found) if len(networks) > 1 else {})
+        if len(networks) > 1:
+            for what in ("parameters", "macs", "memory"):
+                found[f"cost_{what}_share"] = found[f"cost_{what}"] / found[f"cost_dense_{what}"]
+        return found
 
 
 def compares(round: Round) -> bool:
-    """Whether there is a dense network to stand beside: round 0 is that network."""
+    """Whether the round is compared with the dense network, which is round 0."""
     return bool(round.index or round.control)
 
 
@@ -130,12 +138,12 @@ def shrunk(ticket: Ticket) -> bool:
 
 
 def unstructured(ticket: Ticket) -> bool:
-    """Whether weights are gone, and neither units nor whole filters or channels."""
+    """Whether single weights are pruned, and neither units nor whole filters or channels."""
     return ticket.mask.density < 1 and not ticket.removed and not structured(ticket.mask)
 
 
 def said(found: Mapping[str, Any], ticket: Ticket) -> str:
-    """What was gained, in a line."""
+    """Describe the gain in one line."""
     if unstructured(ticket):
         return "weights are pruned one by one, by which no dense kernel gets faster"
     if not ticket.removed and structured(ticket.mask) and not shrunk(ticket):
@@ -147,12 +155,11 @@ def said(found: Mapping[str, Any], ticket: Ticket) -> str:
     )
 
 
-def stoppable(work: Callable[[], object], lab: Lab) -> Callable[[], object]:
-    """The same work until a stop signal comes. Raises Interrupted then."""
+def stoppable(work: Callable[[], object], lab: Bench) -> Callable[[], object]:
+    """Return `work` preceded by a check for a stop signal, which raises Interrupted."""
 
     def run() -> object:
-        if lab.stop:
-            raise Interrupted(lab.stop.signum or 0, "while a network was measured")
+        lab.check_stop("while a network was measured")
         return work()
 
     return run
@@ -160,19 +167,3 @@ def stoppable(work: Callable[[], object], lab: Lab) -> Callable[[], object]:
 
 def repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
     return lambda: [work() for _ in range(times)]
-
-
-def shown(prefix: str, what: str, seconds: float) -> dict[str, float]:
-    """A time as it is shown."""
-    if what == "throughput":
-        return {f"cost_{prefix}throughput": THROUGHPUT_BATCH / seconds}
-    runs = LATENCY_RUNS if what == "latency" else 1
-    return {f"cost_{prefix}{what}_ms": 1000 * seconds / runs}
-
-
-def compared(found: Mapping[str, Any]) -> dict[str, float]:
-    """The ticket's counts as shares of the dense network's."""
-    return {
-        f"cost_{name}_share": found[f"cost_{name}"] / found[f"cost_dense_{name}"]
-        for name in ("parameters", "macs", "memory")
-    }

@@ -1,19 +1,18 @@
-"""How a mask lies against those that criteria take from the same dense network, layer by layer of the same counts."""
+"""The overlap of a mask with masks that criteria take from the same dense network, with equal layer counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lottery.parts import made, own_code
+from lottery.own_code import own_code
+from lottery.parts import instantiated
+from lottery.probes.mask import between
 from lottery.pruning.prune import prune_to_counts
-from lottery.stability.overlap import overlap
+from lottery.stages.bench import Bench
+from lottery.stages.round import Round
 from lottery.ticket import Mask
-
-if TYPE_CHECKING:
-    from lottery.stages.lab import Lab
-    from lottery.stages.round import Round
 
 
 @dataclass(frozen=True)
@@ -21,18 +20,18 @@ class Criteria:
     """`criteria_iou`: intersection over union of a round's mask with each criterion's mask of as many weights a layer.
 
     The criteria score the trained dense network (round 0), as in the overlaps that the jackpots' paper shows.
-    `criteria_iou_chance` is what an independent mask of these counts would have. Nothing of controls, and of round 0.
+    `criteria_iou_chance` is that of an independent mask of these counts. Controls and round 0 have none.
     """
 
     criteria: Mapping[str, Any] = field(default_factory=dict)  # name: the node of a criterion, not yet built
 
-    def check(self, lab: Lab) -> None:
+    def check(self, lab: Bench) -> None:
         """Raise ConfigError for a criterion that refuses its options, or data that it cannot take."""
         for name, node in self.criteria.items():
             key = f"probes.criteria.criteria.{name}"
-            lab.check_criterion(made(dict(node), key), key)
+            lab.check_criterion(instantiated(dict(node), key), key)
 
-    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    def __call__(self, round: Round, previous: Round | None, lab: Bench) -> dict[str, Any]:
         if round.index == 0 or round.control is not None:
             return {}
         dense = lab.dense.trained.state
@@ -47,12 +46,11 @@ class Criteria:
         }
 
         def compute() -> dict[str, Any]:
-            full, sizes = Mask.ones(round.mask.shapes), {n: s.numel() for n, s in round.mask.shapes.items()}
-            found, chance = {}, 0.0
+            full, found, chance = Mask.ones(round.mask.shapes), {}, 0.0
             for name, node in nodes.items():
-                scores = lab.scored_by(made(node, f"probes.criteria.criteria.{name}"), dense, full)
+                scores = lab.scored_by(instantiated(node, f"probes.criteria.criteria.{name}"), dense, full)
                 other = prune_to_counts(full, scores, round.mask.layer_kept)
-                common = overlap(round.mask.packed, other.packed, sizes)
+                common = between(round.mask, other)
                 found[name], chance = common.iou, common.iou_chance
             return {"criteria_iou": found, "criteria_iou_chance": chance}
 

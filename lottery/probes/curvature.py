@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from lottery.data.sample import check_per_class
-from lottery.errors import ConfigError
+from lottery.data.order import check_per_class
+from lottery.probes.images import Options
+from lottery.ranges import at_least, option
 from lottery.stability.curvature import Hessian, cross_entropy_terms, top_eigenvalue, trace
-
-if TYPE_CHECKING:
-    from lottery.stages.lab import Lab
-    from lottery.stages.round import Round
+from lottery.stages.bench import Bench
+from lottery.stages.round import Round
 
 LOG = logging.getLogger("lottery")
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Curvature:
+class Curvature(Options):
     """`hessian_top` (by power iteration) and `hessian_trace` (by Hutchinson's estimate, with its standard error).
 
-    Of the mean cross-entropy of `per_class` training images of each class, not augmented, in evaluation mode; in all
-    parameters but the pruned weights. An eigenvalue that did not converge within `products` products is null.
+    The loss is the mean cross-entropy of `per_class` training images of each class, not augmented, in evaluation mode.
+    Pruned weights are left out. An eigenvalue that did not converge within `products` products is null.
     """
 
     per_class: int = 100
-    products: int = 50
-    samples: int = 20
+    products: int = option(50, at_least(1, "a number ≥ 1"))
+    samples: int = option(20, at_least(1, "a number ≥ 1"))
     tolerance: float = 0.01
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for key in ("products", "samples"):
-            if getattr(self, key) < 1:
-                raise ConfigError.of(key, getattr(self, key), "a number ≥ 1")
-
-    def check(self, lab: Lab) -> None:
+    def check(self, lab: Bench) -> None:
         """Raise ConfigError where a class has fewer training images."""
         check_per_class(lab.data.class_sizes, self.per_class, "probes.curvature.per_class")
 
-    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    def __call__(self, round: Round, previous: Round | None, lab: Bench) -> dict[str, Any]:
         size = lab.config.train.batch_size
 
         def compute() -> dict[str, Any]:
@@ -61,6 +55,5 @@ class Curvature:
                 "hessian_trace_error": traced.error,
             }
 
-        options = {name: getattr(self, name) for name in ("per_class", "products", "samples", "tolerance", "seed")}
         digests = {"state": round.trained.state.digest, "mask": round.mask.digest}
-        return lab.evaluated("curvature", {"version": VERSION, **digests, **options, "batch_size": size}, compute)
+        return lab.evaluated("curvature", {"version": VERSION, **digests, **asdict(self), "batch_size": size}, compute)

@@ -1,41 +1,39 @@
-"""How large the gradient is where a training starts."""
+"""The size of the gradient where a training starts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lottery.data.sample import check_per_class
+from lottery.data.dataset import Batch
+from lottery.data.order import check_per_class
 from lottery.seeding import derive
-
-if TYPE_CHECKING:
-    from lottery.data.dataset import Batch
-    from lottery.stages.lab import Lab
-    from lottery.stages.round import Round
-    from lottery.ticket import Mask
+from lottery.stages.bench import Bench
+from lottery.stages.round import Round
+from lottery.ticket import Mask
 
 
 @dataclass(frozen=True)
 class GradientNorm:
     """`gradient_norm_start`: L2 norm of the loss's gradient with respect to the kept weights, at the ticket's start.
 
-    Loss: the mean cross-entropy of `per_class` training images of each class, not augmented, the same ones (by `seed`)
-    for every network; in training mode, in pieces no larger than a training batch, over which normalisation goes.
+    The loss is the mean cross-entropy of `per_class` training images of each class, not augmented, chosen by `seed`
+    alone. The network is in training mode. Normalisation is over pieces no larger than a training batch.
     """
 
     per_class: int = 10
     seed: int = 0
 
-    def check(self, lab: Lab) -> None:
+    def check(self, lab: Bench) -> None:
         """Raise ConfigError where a class has fewer training images."""
         check_per_class(lab.data.class_sizes, self.per_class, "probes.gradient_norm.per_class")
 
-    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    def __call__(self, round: Round, previous: Round | None, lab: Bench) -> dict[str, Any]:
         size = lab.config.train.batch_size
 
         def compute() -> dict[str, Any]:
@@ -59,10 +57,9 @@ class GradientNorm:
 
 
 def gradient_norm(network: nn.Module, mask: Mask, sample: Batch, size: int, seed: int) -> float:
-    """The norm over all kept weights together, summed in float64. Puts the network in training mode.
+    """Return the norm over all kept weights together, summed in float64. Puts the network in training mode.
 
-    Running statistics are changed, dropout noise is a function of `seed`. Weights that are not used have gradient 0;
-    those that are frozen count too.
+    Running statistics change; dropout noise depends on `seed`. Unused weights have gradient 0; frozen ones count.
     """
     network.train()
     images, labels = sample

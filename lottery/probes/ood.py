@@ -1,31 +1,28 @@
-"""Whether a network's confidence tells its own test images from those of another data set."""
+"""Whether a network's confidence separates its own test images from those of another data set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lottery.data.dataset import Batch, Dataset
 from lottery.errors import ConfigError
-from lottery.probes.images import check_images
+from lottery.probes.images import at_a_time, check_images
 from lottery.probes.quality import logits
-
-if TYPE_CHECKING:
-    from lottery.data.dataset import Batch, Dataset
-    from lottery.stages.lab import Lab
-    from lottery.stages.round import Round
+from lottery.stages.bench import Bench
+from lottery.stages.round import Round
 
 
 @dataclass
 class OutOfDistribution:
-    """`ood_auc_NAME`: area under the ROC curve of the maximum softmax probability, our test images being the positive
-    ones and those of another data set NAME the negative ones (Hendrycks and Gimpel 2017). In [0, 1], 0.5 by chance.
+    """`ood_auc_NAME`: area under the ROC curve of the maximum softmax probability. In [0, 1], 0.5 by chance.
 
-    `other` maps the names of such data sets, which have images of our shape, to their options (a node of conf/data).
-    Their images go through the scaling of the data set that the network was trained on.
+    Our test images are positives, those of another data set NAME negatives (Hendrycks and Gimpel 2017). `other` maps
+    NAME to its options (a node of conf/data); its images have our shape and get our training data's scaling.
     """
 
     other: Mapping[str, Mapping[str, Any]]
@@ -35,8 +32,8 @@ class OutOfDistribution:
         if not self.other or not all(isinstance(options, Mapping) for options in self.other.values()):
             raise ConfigError.of("other", self.other, "data sets by name, such as from probes=ood_mnist")
 
-    def check(self, lab: Lab) -> None:
-        """Raise ConfigError unless there are pixels on both sides, of the same shape."""
+    def check(self, lab: Bench) -> None:
+        """Raise ConfigError unless both data sets have pixels, of the same shape."""
         check_images(lab, "probes.ood")
         for name, options in self.other.items():
             got, expected = list(options.get("shape", [])), list(lab.data.shape)
@@ -47,10 +44,10 @@ class OutOfDistribution:
             except ConfigError as error:
                 raise ConfigError(f"probes.ood.other.{name}: {error}") from error
 
-    def __call__(self, round: Round, previous: Round | None, lab: Lab) -> dict[str, Any]:
+    def __call__(self, round: Round, previous: Round | None, lab: Bench) -> dict[str, Any]:
         return {f"ood_auc_{name}": self._measured(name, round, lab) for name in self.other}
 
-    def _measured(self, name: str, round: Round, lab: Lab) -> float:
+    def _measured(self, name: str, round: Round, lab: Bench) -> float:
         other, size = self._read(lab, name), lab.config.train.eval_batch_size
 
         def compute() -> dict[str, Any]:
@@ -64,23 +61,23 @@ class OutOfDistribution:
             "state": round.trained.state.digest,
             "other": other.digest,
             "resize": self.other[name].get("resize", 0),
+            **at_a_time(lab),
         }
         return lab.evaluated(f"ood {name}", inputs, compute)["ood_auc"]
 
-    def _read(self, lab: Lab, name: str) -> Dataset:
+    def _read(self, lab: Bench, name: str) -> Dataset:
         if name not in self._loaded:
             self._loaded[name] = lab.other_dataset(self.other[name])
         return self._loaded[name]
 
 
 def confidence(network: nn.Module, batches: Iterable[Batch]) -> Tensor:
-    """The maximum softmax probability of every image, float64 [N] on the CPU."""
+    """Return the maximum softmax probability of every image, float64 [N] on the CPU."""
     return torch.cat([scores.softmax(1).amax(1) for scores, _ in logits(network, batches)])
 
 
 def auc(positive: Tensor, negative: Tensor) -> float:
-    """The probability that a positive's score is higher than a negative's, ties counting half: the area under the ROC
-    curve. Scores in [0, 1]."""
+    """Return the area under the ROC curve of scores in [0, 1], i.e. P(positive > negative), ties counting half."""
     from torchmetrics.functional.classification import binary_auroc
 
     labels = torch.cat([torch.ones(len(positive), dtype=torch.long), torch.zeros(len(negative), dtype=torch.long)])

@@ -1,8 +1,8 @@
-"""Allocations: which share of a global density each layer gets, and the whole numbers of weights that make it exact.
+"""Allocations: distribute a global density over the layers, as densities and as exact whole numbers of weights.
 
-Most give a layer the density min(1, ε · raw), with a raw value of the layer's shape and the ε for which the kept
-weights add up to density · N. A layer that comes out above 1 stays dense and the others share what is left, up to the
-fixed point (Evci et al. 2020, RigL): clamping without that would keep fewer weights than were asked for.
+Most give a layer the density min(1, ε · raw): raw is computed from the layer's shape, and ε makes the kept weights add
+up to density · N. A layer above 1 stays dense and the others share the rest, repeated to the fixed point (Evci et al.
+2020, RigL). Clamping alone would keep fewer weights than requested.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from lottery.errors import ConfigError, LotteryError
 from lottery.pruning.prune import prune_to
 from lottery.pruning.scoring import Criterion
+from lottery.record.names import mask_file
 from lottery.ticket import Mask
 
 Shapes = Mapping[str, Sequence[int]]
@@ -28,12 +29,12 @@ Densities = dict[str, float]
 
 @dataclass(frozen=True)
 class Budget:
-    """What an allocation may look at.
+    """The input of an allocation.
 
     shapes:  the prunable weights in the order of the network, [out, in] or [out, in, *kernel]
-    density: kept / prunable to reach over all of them, in (0, 1]
-    scores:  gives every weight of the dense network its score by a criterion
-    network: the weights of all layers, prunable or not, in that order; empty: these are the prunable ones
+    density: kept / prunable to reach over all layers, in (0, 1]
+    scores:  returns a criterion's score of every weight of the dense network
+    network: the weights of all layers, prunable or not, in that order; empty means `shapes`
     """
 
     shapes: Shapes
@@ -48,43 +49,43 @@ class Budget:
 
     @property
     def classifier(self) -> list[str]:
-        """The network's last layer, if it is linear and prunable; else nothing."""
+        """The network's last layer, if it is linear and prunable; else an empty list."""
         last = list(self.network or self.shapes)[-1:]
         return [name for name in last if len(self.shapes.get(name, ())) == 2]
 
     @property
     def first_convolution(self) -> list[str]:
-        """The network's first convolution, if there is one and it is prunable; else nothing."""
+        """The network's first convolution, if it exists and is prunable; else an empty list."""
         first = [name for name, shape in (self.network or self.shapes).items() if len(shape) > 2][:1]
         return [name for name in first if name in self.shapes]
 
 
 Allocation = Callable[[Budget], Densities]
-"""Gives each layer a density in [0, 1]; with the layers' sizes they add up to density · N, or to that rounded."""
+"""Returns each layer's density in [0, 1]; times the layers' sizes they add up to density · N, or to that rounded."""
 
 
 def uniform(budget: Budget) -> Densities:
-    """The same density in every layer."""
+    """Give every layer the same density."""
     return dict.fromkeys(budget.shapes, budget.density)
 
 
 def erdos_renyi(budget: Budget) -> Densities:
-    """(in + out) / (in · out), channels only (Mocanu et al. 2018, SET)."""
+    """Return Erdős-Rényi densities: raw = (in + out) / (in · out), from channels only (Mocanu et al. 2018, SET)."""
     return _shared(budget, {name: _sum_over_product(shape[:2]) for name, shape in budget.shapes.items()})
 
 
 def erk(budget: Budget) -> Densities:
-    """Erdős-Rényi-Kernel: (in + out + kernel sides) / (in · out · kernel area) (Evci et al. 2020, RigL)."""
+    """Return ERK densities: raw = (in + out + kernel sides) / (in · out · kernel area) (Evci et al. 2020, RigL)."""
     return _shared(budget, {name: _sum_over_product(shape) for name, shape in budget.shapes.items()})
 
 
 def balanced(budget: Budget) -> Densities:
-    """The same number of weights in every layer; layers that have fewer stay dense."""
+    """Keep an equal number of weights in every layer; layers that have fewer stay dense."""
     return _shared(budget, {name: 1 / size for name, size in budget.sizes.items()})
 
 
 def erk_plus(budget: Budget) -> Densities:
-    """ERK with a dense classifier, which the other layers pay for (Liu et al. 2022, on ImageNet).
+    """Return ERK densities with a dense classifier, at the other layers' expense (Liu et al. 2022, on ImageNet).
 
     The classifier is the network's last layer; where that is not linear, or never pruned, this is ERK.
     """
@@ -93,10 +94,10 @@ def erk_plus(budget: Budget) -> Densities:
 
 
 def uniform_plus(budget: Budget, classifier: float = 0.2) -> Densities:
-    """The first convolution dense, the classifier no sparser than `classifier`, one density for the rest.
+    """Keep the first convolution dense and the classifier at least at density `classifier`; the rest gets one density.
 
-    Gale et al. 2019. The budget is met exactly: the rest shares what the two leave. The classifier is the network's
-    last layer if that is linear; a layer that is never pruned takes nothing from the budget.
+    Gale et al. 2019. The rest shares what these two leave of the budget, which is kept exactly. The classifier is the
+    network's last layer if that is linear. A layer that is never pruned takes nothing from the budget.
     """
     if not 0 <= classifier <= 1:
         raise ConfigError.of("method.allocation.classifier", classifier, "a density in [0, 1]")
@@ -106,7 +107,7 @@ def uniform_plus(budget: Budget, classifier: float = 0.2) -> Densities:
 
 
 def from_criterion(budget: Budget, criterion: Criterion) -> Densities:
-    """The layer densities of the mask that a criterion chooses globally: SNIP-ratio, GraSP-ratio, LAMP, …"""
+    """Return the layer densities of the mask that a criterion chooses globally: SNIP-ratio, GraSP-ratio, LAMP, …"""
     if not callable(criterion):
         raise ConfigError.of("method.allocation.criterion", criterion, "a criterion, such as allocation=snip_ratio has")
     full = Mask.ones({name: torch.Size(shape) for name, shape in budget.shapes.items()})
@@ -114,12 +115,12 @@ def from_criterion(budget: Budget, criterion: Criterion) -> Densities:
 
 
 def from_mask(budget: Budget, path: str) -> Densities:
-    """The layer densities of a saved mask, scaled to the budget; layers of which it keeps nothing get nothing.
+    """Return the layer densities of a saved mask, scaled to the budget; layers that are empty in it stay empty.
 
-    Only its layer densities count, so it may come from a wider network, but it must mask the same layers.
+    Only its densities count, so the mask may come from a wider network, but it must cover the same layers.
     """
     if not Path(path).is_file():
-        raise ConfigError.of("method.allocation.path", path, "the file of a mask, such as masks/round_003.safetensors")
+        raise ConfigError.of("method.allocation.path", path, f"the file of a mask, such as {mask_file(3)}")
     saved = Mask.load(path)
     if other := sorted(set(saved) ^ set(budget.shapes)):
         raise ConfigError.of("method.allocation.path", path, f"a mask of the same layers; {other[0]!r} is in one only")
@@ -127,12 +128,11 @@ def from_mask(budget: Budget, path: str) -> Densities:
 
 
 def counts(densities: Mapping[str, float], shapes: Shapes, density: float, minimum: int = 1) -> dict[str, int]:
-    """Whole numbers of kept weights in each layer, which add up to round(density · N) exactly.
+    """Convert densities to whole numbers of kept weights per layer that add up to exactly round(density · N).
 
-    Every layer keeps at least `minimum` weights (or all that it has); where a layer's share lies outside, the other
-    layers make up for it in proportion. Shares are rounded down, and what that leaves over goes to the layers with the
-    largest remainders, the earlier of equal ones first. ConfigError where the minimum makes the density impossible,
-    LotteryError for densities that are none or do not meet the budget.
+    Every layer keeps at least `minimum` weights (or all it has); where a share lies outside, the other layers make up
+    for it in proportion. Shares are rounded down; the rest goes to the largest remainders, of equal ones to the earlier
+    layer. ConfigError where the minimum makes the density impossible, LotteryError for densities off the budget.
     """
     if not 0 < density <= 1:
         raise ConfigError.of("method.density", density, "a fraction of the weights, above 0 and at most 1")
@@ -142,7 +142,12 @@ def counts(densities: Mapping[str, float], shapes: Shapes, density: float, minim
     if total < low.sum():
         lowest = f"at least {low.sum() / sizes.sum():.4g}, what {minimum} in every layer"
         raise ConfigError.of("method.density", density, f"{lowest} (of {len(sizes)}) make")
-    shares = _checked(densities, shapes, density) * sizes
+    for name in shapes:
+        if not 0 <= densities.get(name, math.nan) <= 1:
+            raise LotteryError(f"the allocation gave {name!r} the density {densities.get(name)}, expected 0 to 1")
+    shares, goal = np.array([densities[name] for name in shapes]) * sizes, density * float(sizes.sum())
+    if abs(shares.sum() - goal) > 0.5 + 1e-6 * goal:
+        raise LotteryError(f"the allocation keeps {shares.sum():.6g} weights, expected {goal:.6g}")
     if abs(shares.sum() - total) > 0.5 + 1e-6 or (shares < low).any() or (shares > sizes).any():
         shares = _bounded(shares, low, sizes, total)
     found = np.floor(shares)
@@ -152,21 +157,18 @@ def counts(densities: Mapping[str, float], shapes: Shapes, density: float, minim
 
 
 def drawn(counts: Mapping[str, int], shapes: Shapes, generator: Generator) -> Mask:
-    """A mask with exactly `counts[name]` weights kept in each layer, each choice of positions being equally likely.
+    """Draw a mask with exactly `counts[name]` kept weights per layer, all choices of positions being equally likely.
 
-    Takes from `generator` (on the CPU) one permutation a layer, in the order of `shapes`. LotteryError for a count that
-    the layer does not have.
+    Takes one permutation per layer from `generator` (CPU), in the order of `shapes`. LotteryError for a wrong count.
     """
-    return Mask({name: _drawn(name, counts[name], shape, generator) for name, shape in shapes.items()})
-
-
-def _drawn(name: str, count: int, shape: Sequence[int], generator: Generator) -> Tensor:
-    size = math.prod(shape)
-    if not 0 <= count <= size:
-        raise LotteryError(f"cannot keep {count} weights of {name!r}, which has {size}")
-    kept = torch.zeros(size, dtype=torch.bool)
-    kept[torch.randperm(size, generator=generator)[:count]] = True
-    return kept.view(torch.Size(shape))
+    kept = {}
+    for name, size in _sizes(shapes).items():
+        if not 0 <= counts[name] <= size:
+            raise LotteryError(f"cannot keep {counts[name]} weights of {name!r}, which has {size}")
+        bits = torch.zeros(size, dtype=torch.bool)
+        bits[torch.randperm(size, generator=generator)[: counts[name]]] = True
+        kept[name] = bits.view(torch.Size(shapes[name]))
+    return Mask(kept)
 
 
 def _sizes(shapes: Shapes) -> dict[str, int]:
@@ -178,7 +180,7 @@ def _sum_over_product(sides: Sequence[int]) -> float:
 
 
 def _shared(budget: Budget, raw: Mapping[str, float], fixed: Mapping[str, float] | None = None) -> Densities:
-    """Densities min(1, ε · raw) that meet the budget, beside layers whose density is fixed."""
+    """Return densities min(1, ε · raw) that use up the budget, beside layers whose density is fixed."""
     fixed = fixed or {}
     sizes, total = budget.sizes, sum(budget.sizes.values())
     rest = [name for name in sizes if name not in fixed]
@@ -198,11 +200,11 @@ def _shared(budget: Budget, raw: Mapping[str, float], fixed: Mapping[str, float]
 
 
 def _bounded(shares: np.ndarray, low: np.ndarray, high: np.ndarray, total: float) -> np.ndarray:
-    """ε · shares, kept between `low` and `high`, with the ε for which they add up to `total`.
+    """Return ε · shares, clipped between `low` and `high`, with the ε for which they add up to `total`.
 
     The sum is a piecewise linear function of ε that never falls, and bends where a layer reaches one of its bounds.
     """
-    shares = np.maximum(shares, 1e-9)  # a layer that is to have nothing gets more only where all others are full
+    shares = np.maximum(shares, 1e-9)  # so a layer with share 0 gets weights only if all others are full
 
     def clipped(scale: float) -> np.ndarray:
         return np.clip(scale * shares, low, high)
@@ -211,15 +213,3 @@ def _bounded(shares: np.ndarray, low: np.ndarray, high: np.ndarray, total: float
     after = min(max(bisect_left(bends, total, key=lambda bend: clipped(bend).sum()), 1), len(bends) - 1)
     ends = bends[after - 1 : after + 1]
     return clipped(float(np.interp(total, [clipped(end).sum() for end in ends], ends)))
-
-
-def _checked(densities: Mapping[str, float], shapes: Shapes, density: float) -> np.ndarray:
-    """The densities in the order of `shapes`; LotteryError unless they are densities that meet the budget."""
-    for name in shapes:
-        if not 0 <= densities.get(name, math.nan) <= 1:
-            raise LotteryError(f"the allocation gave {name!r} the density {densities.get(name)}, expected 0 to 1")
-    sizes = _sizes(shapes)
-    kept, goal = sum(densities[name] * sizes[name] for name in sizes), density * sum(sizes.values())
-    if abs(kept - goal) > 0.5 + 1e-6 * goal:
-        raise LotteryError(f"the allocation keeps {kept:.6g} weights, expected {goal:.6g}")
-    return np.array([densities[name] for name in shapes])

@@ -18,12 +18,12 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 
 
 def prunable(network: nn.Module, exclude: Sequence[str] = ()) -> dict[str, torch.Size]:
-    """The parameters that may be pruned: names -> shapes, in the order of the network's modules.
+    """Return the parameters that may be pruned: names -> shapes, in the order of the network's modules.
 
-    These are the weights of convolutions, linear layers and attention projections; never biases, normalisation or
-    embeddings, or a weight tied to an embedding. `exclude` holds fnmatch patterns (`output`, `*shortcut*`)
-    for the names of modules or parameters. ConfigError if a pattern fits nothing, if nothing is left, or if one
-    that is left has two names in the state_dict (a mask under one would not hold under the other).
+    These are the weights of convolutions, linear layers and attention projections, never biases, normalisation,
+    embeddings or a weight tied to an embedding. `exclude` holds fnmatch patterns (`output`, `*shortcut*`) for names of
+    modules or parameters. ConfigError if a pattern fits nothing, if nothing is left, if a layer computes with other
+    weights than its parameter, or if a weight left has two names in the state_dict (a mask covers only one).
     """
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
     weights = dict(_weights(network))
@@ -32,7 +32,14 @@ def prunable(network: nn.Module, exclude: Sequence[str] = ()) -> dict[str, torch
     left = {name: w for name, w in weights.items() if name not in excluded and id(w) not in embeddings}
     if not left:
         raise ConfigError.of("prunable.exclude", patterns, "at least one convolution or linear layer to be left")
-    _check_used(network, left)
+    # A layer that standardises its weight computes with other weights, in which pruned ones are not zero.
+    if standardised := [name for name in left if not _uses_weight_itself(network.get_submodule(module_of(name)))]:
+        first, more = standardised[0], f" and {len(standardised) - 1} more" if standardised[1:] else ""
+        kind = type(network.get_submodule(module_of(first))).__name__
+        raise ConfigError(
+            f"prunable.exclude: {first}{more} cannot be pruned: {kind} computes with other weights, made of these "
+            "(weight standardisation?), so a pruned weight would not be zero; exclude them, or choose another model"
+        )
     for weight in left.values():
         tied = [other for other, w in network.named_parameters(remove_duplicate=False) if w is weight]
         if len(tied) > 1:
@@ -40,13 +47,11 @@ def prunable(network: nn.Module, exclude: Sequence[str] = ()) -> dict[str, torch
     return {name: weight.shape for name, weight in left.items()}
 
 
-def all_weights(network: nn.Module) -> int:
-    """How many convolution, linear and attention weights there are, prunable or not: density_weights counts these."""
-    return sum(shape.numel() for shape in weight_shapes(network).values())
-
-
 def weight_shapes(network: nn.Module) -> dict[str, torch.Size]:
-    """The shapes of these weights in the order of the modules; a tied one under the first of its names."""
+    """Return the shape of every convolution, linear and attention weight, prunable or not, in the order of the modules.
+
+    A tied weight has the first of its names.
+    """
     found: dict[int, tuple[str, torch.Size]] = {}
     for name, weight in _weights(network):
         found.setdefault(id(weight), (name, weight.shape))
@@ -54,12 +59,12 @@ def weight_shapes(network: nn.Module) -> dict[str, torch.Size]:
 
 
 def module_of(name: str) -> str:
-    """The module to which a parameter belongs: `block1.conv2` for `block1.conv2.weight`."""
+    """Return the module of a parameter: `block1.conv2` for `block1.conv2.weight`."""
     return name.rpartition(".")[0]
 
 
 def matching(pattern: str, names: Iterable[str], key: str) -> list[str]:
-    """The parameters whose own name or module's name fits; ConfigError about `key` if none does."""
+    """Return the parameters whose name, or whose module's, fits the pattern. ConfigError about `key` if none does."""
     names = list(names)
     found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(module_of(name), pattern)]
     if not found:
@@ -69,21 +74,9 @@ def matching(pattern: str, names: Iterable[str], key: str) -> list[str]:
     return found
 
 
-def _check_used(network: nn.Module, names: Iterable[str]) -> None:
-    """Raise ConfigError for weights that a layer standardises before it uses them: what is pruned would not be zero."""
-    standardised = [name for name in names if not _uses_weight_itself(network.get_submodule(module_of(name)))]
-    if standardised:
-        first, more = standardised[0], f" and {len(standardised) - 1} more" if standardised[1:] else ""
-        kind = type(network.get_submodule(module_of(first))).__name__
-        raise ConfigError(
-            f"prunable.exclude: {first}{more} cannot be pruned: {kind} computes with other weights, made of these "
-            "(weight standardisation?), so a pruned weight would not be zero; exclude them, or choose another model"
-        )
-
-
 @torch.no_grad()
 def _uses_weight_itself(layer: nn.Module) -> bool:
-    """Whether a layer's output, but for the bias, is proportional to its weight. Tried where it has code of its own."""
+    """Whether a layer's output, without the bias, is proportional to its weight. Tries only layers with custom code."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if not isinstance(layer, kinds) or any(type(layer).forward is kind.forward for kind in kinds):
         return True
@@ -96,20 +89,18 @@ def _uses_weight_itself(layer: nn.Module) -> bool:
     inputs = torch.randn(shape, generator=generator)
     try:
         copy = deepcopy(layer).to("cpu", torch.float32).eval()
-        weight = torch.randn(copy.weight.shape, generator=generator)
-        none, once, twice = (_given(copy, factor * weight, inputs) for factor in (0, 1, 2))
-    except Exception:  # it wants more than an input: nothing can be said
+        weight, outputs = torch.randn(copy.weight.shape, generator=generator), []
+        for factor in (0, 1, 2):
+            copy.get_parameter("weight").copy_(factor * weight)
+            outputs.append(copy(inputs))
+        none, once, twice = outputs
+    except Exception:  # the layer needs more than one input: unknown
         return True
     return torch.allclose(twice - once, once - none, rtol=1e-3, atol=1e-3 * float(once.abs().max()))
 
 
-def _given(layer: nn.Module, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    layer.get_parameter("weight").copy_(weight)
-    return layer(inputs)
-
-
 def _weights(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every convolution, linear and attention weight under each of its names in the state_dict (tied: several)."""
+    """Yield every convolution, linear and attention weight under each name in the state_dict (tied: several)."""
     for path, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, _ConvNd | nn.Linear):
             attributes: Sequence[str] = ("weight",)
@@ -122,6 +113,6 @@ def _weights(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             name = f"{path}.{attribute}" if path else attribute
             weight = parameters.get(attribute)
             if weight is None or is_lazy(weight):
-                # A mask acts on the parameter itself, so a weight computed from others would silently stay dense.
+                # A mask acts on the parameter, so a weight computed from other parameters would silently stay dense.
                 raise ConfigError.of("model", name, "a plain parameter, not a parametrised or lazy weight")
             yield name, weight

@@ -1,4 +1,4 @@
-"""What a criterion may look at when it scores the weights."""
+"""The input of criteria that score the weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class Scoring:
     """The network at the moment of scoring.
 
-    weights:   the prunable weights, by parameter name (read them, do not change them)
-    mask:      what is kept so far; the scores of pruned weights are never looked at
-    generator: the stream for criteria that draw random numbers, on the CPU
-    network:   gives a private copy of the network, its pruned weights zero, on the training device, in training mode
-    sample:    gives that many training images of each class, not augmented, and their labels, in a random order
-    shape:     of one image
+    weights:   the prunable weights, by parameter name (read only)
+    mask:      the weights kept so far; scores of pruned weights are ignored
+    generator: the random stream for criteria that draw numbers, on the CPU
+    network:   returns a private copy of the network, its pruned weights zero, on the training device, in training mode
+    sample:    returns that many training images of each class, not augmented, and their labels, in a random order
+    shape:     shape of one image
     """
 
     weights: Mapping[str, Tensor]
@@ -36,11 +36,11 @@ class Scoring:
 
 
 Criterion = Callable[[Scoring], dict[str, Tensor]]
-"""Gives each prunable weight a real score; the weights with the lowest scores are pruned first."""
+"""Returns a real score for each prunable weight; the weights with the lowest scores are pruned first."""
 
 
 def in_steps(steps: int) -> Callable[[Criterion], Criterion]:
-    """Marks a criterion whose authors prune in so many steps, with new scores before each."""
+    """Mark a criterion whose authors prune in `steps` steps, with new scores before each."""
 
     def marked(criterion: Criterion) -> Criterion:
         criterion.steps = steps  # type: ignore[attr-defined]
@@ -50,6 +50,6 @@ def in_steps(steps: int) -> Callable[[Criterion], Criterion]:
 
 
 def layers(network: nn.Module, at: Scoring) -> dict[str, nn.Parameter]:
-    """The parameters of `network` that are scored."""
+    """Return the parameters of `network` that are scored."""
     named = dict(network.named_parameters())
     return {name: named[name] for name in at.mask}

@@ -1,8 +1,9 @@
-"""Whole filters: those of lowest score, which normalisation they feed, and what has to be zero with them."""
+"""Whole filters: prune those with the lowest scores, and find the parameters that must be zero with them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +15,27 @@ from lottery.ticket import Mask
 
 
 def normalised_by(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, str]:
-    """For each convolution's weight, the batch normalisation that takes its very output: parameter -> module name.
+    """Map each convolution's weight to the batch normalisation that takes its output directly: parameter -> module.
 
-    Found by one forward pass of an image of zeros, in evaluation mode: no statistic changes. A convolution whose output
-    goes elsewhere first has none.
+    Found by a forward pass of an image of zeros in evaluation mode, which changes no statistics. A convolution whose
+    output first goes elsewhere has no entry.
     """
     feeds: dict[str, str] = {}
-    made_by: dict[int, tuple[str, Tensor]] = {}  # an output's identity: the convolution; kept alive, or ids recur
+    made_by: dict[int, tuple[str, Tensor]] = {}  # by the output's id; outputs are kept alive, so ids stay unique
 
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def after_convolution(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            made_by[id(output)] = name, output
+    def after_convolution(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        made_by[id(output)] = name, output
 
-        def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            convolution, _ = made_by.get(id(inputs[0]), ("", None))
-            if convolution:
-                feeds[f"{convolution}.weight"] = name
+    def before_norm(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in made_by:
+            feeds[f"{made_by[id(inputs[0])][0]}.weight"] = name
 
+    handles = []
+    for name, module in network.named_modules():
         if isinstance(module, _ConvNd):
-            return module.register_forward_hook(after_convolution)
-        return module.register_forward_pre_hook(before_norm)
-
-    modules = [(n, m) for n, m in network.named_modules() if isinstance(m, _ConvNd | _BatchNorm)]
-    handles = [watch(name, module) for name, module in modules]
+            handles.append(module.register_forward_hook(partial(after_convolution, name)))
+        elif isinstance(module, _BatchNorm):
+            handles.append(module.register_forward_pre_hook(partial(before_norm, name)))
     was_training = network.training
     try:
         parameter = next(network.parameters())
@@ -50,10 +49,10 @@ def normalised_by(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
 
 
 def followers(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, str]:
-    """What goes with a whole filter: parameter -> the convolution's weight, whose filters are its entries.
+    """Map parameters with one entry per filter of a convolution to that convolution's weight.
 
-    The convolution's own bias, and scale and shift of the normalisation that it feeds. A removed filter would otherwise
-    go on as these constants.
+    They are its bias, and the scale and shift of the normalisation after it. They must be removed with a filter, which
+    would otherwise continue to output these constants.
     """
     named = dict(network.named_parameters())
     found: dict[str, str] = {}
@@ -67,13 +66,13 @@ def followers(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, str
 
 
 def silent(network: nn.Module, mask: Mapping[str, Tensor], image_shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """These parameters -> bool [filters], False where the whole filter is pruned."""
+    """Return, for each parameter of `followers`, bool [filters]: False where the whole filter is pruned."""
     pairs = followers(network, image_shape).items()
     return {name: mask[weight].flatten(1).any(1) for name, weight in pairs if weight in mask}
 
 
 def structured(mask: Mapping[str, Tensor]) -> bool:
-    """Whether something is pruned, and in each layer whole filters and whole input channels alone."""
+    """Whether something is pruned, and in each layer only whole filters and whole input channels."""
     pruned = {name: kept for name, kept in mask.items() if not kept.all()}
     for kept in pruned.values():
         if kept.dim() < 2:
@@ -86,22 +85,29 @@ def structured(mask: Mapping[str, Tensor]) -> bool:
 
 
 def lowest_filters(scores: Mapping[str, Tensor], density: float) -> Mask:
-    """The mask without the filters of lowest mean score: int((1 - density) · filters) of each convolution.
+    """Return a mask without the int((1 - density) · filters) filters of lowest mean score in each convolution.
 
-    Of equal scores the earlier filter goes first. ConfigError where a tensor is no convolution's weight, or the density
-    leaves it less than one filter.
+    Of equal scores the earlier filter goes first. Raises ConfigError where a tensor is not a convolution's weight, or
+    the density leaves less than one filter of it.
     """
     kept = {}
     for name, score in scores.items():
         if score.dim() < 3:
             raise ConfigError(f"prunable.exclude: {name!r} is no convolution and has no filters; exclude it, too")
-        filters = score.shape[0]
-        if density * filters < 1 - 1e-5:
-            expected = f"at least {1 / filters:.6g}: {name!r} has {filters} filters"
-            raise ConfigError.of("method.density", density, expected)
-        gone = int((1 - density) * filters + 1e-9)  # 1 - 0.8 is a little less than 0.2: of 5 filters, 1 should go
-        means = score.double().flatten(1).mean(1)
-        stay = torch.ones(filters, dtype=torch.bool)
-        stay[torch.sort(means, stable=True).indices[:gone]] = False
+        gone = groups_to_remove(name, len(score), density, "filters")
+        stay = without_lowest(score.double().flatten(1).mean(1), gone)
         kept[name] = stay.view(-1, *[1] * (score.dim() - 1)).expand(score.shape)
     return Mask(kept)
+
+
+def groups_to_remove(name: str, groups: int, density: float, what: str) -> int:
+    """Return int((1 - density) · groups) without rounding error. ConfigError where layer `name` would keep no group."""
+    if density * groups < 1 - 1e-5:  # so that the least density, as rounded in the message, is allowed
+        raise ConfigError.of("method.density", density, f"at least {1 / groups:.6g}: {name!r} has {groups} {what}")
+    return int((1 - density) * groups + 1e-9)  # 1 - 0.8 is a little less than 0.2: of 5 groups, 1 should go
+
+
+def without_lowest(values: Tensor, gone: int) -> Tensor:
+    """Return bool [n], False for the `gone` lowest of the values [n]; of equal values the earlier go first."""
+    stay = torch.ones_like(values, dtype=torch.bool)
+    return stay.index_fill_(0, torch.sort(values, stable=True).indices[:gone], False)

@@ -1,1 +1,1 @@
-"""What searches for masks compute: scores, what moves them, and the masks that follow. Tensors only."""
+"""The computations of searches for masks: initial scores, and the masks that follow from scores. Tensors only."""

@@ -1,7 +1,6 @@
-"""The scores that a search starts from, one tensor for each tensor of weights and never in its storage.
+"""The initial scores of a search: for each tensor of weights one tensor, which does not share its storage.
 
-Scores that shared their weights' storage would move with them: so in BiP's released code, whose mask is therefore
-the top of |θ| whatever the scores' gradient says.
+Scores in the weights' storage would change with the weights, as in BiP's released code (`method.variant=repo`).
 """
 
 from __future__ import annotations
@@ -12,32 +11,32 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-LOW, HIGH = 0.99, 1.0  # of `two_level`: zyxxmu/lottery-jackpots
+LOW, HIGH = 0.99, 1.0  # the values of `two_level`, from zyxxmu/lottery-jackpots
 
 
 @torch.no_grad()
 def magnitude(weights: Sequence[Tensor]) -> list[Tensor]:
-    """|θ|."""
+    """Return |θ|."""
     return [weight.abs() for weight in weights]
 
 
 @torch.no_grad()
 def scaled(weights: Sequence[Tensor]) -> list[Tensor]:
-    """√(6 / fan_in) · |θ| / max|θ|, tensor by tensor (HYDRA's scaled initialisation); fan_in = inputs · kernel size.
+    """Return √(6 / fan_in) · |θ| / max|θ| per tensor (HYDRA's scaled initialisation); fan_in = inputs · kernel size.
 
-    The original scales θ itself. Here it is |θ|, since the masks of BiP's algorithm are the top of the signed scores,
-    and a large negative weight is no worse than a large positive one. A tensor of zeros has scores of 0.
+    HYDRA scales θ itself. Here |θ| is scaled, since BiP's algorithm takes the top of the signed scores, and a large
+    negative weight is as good as a large positive one. A tensor of zeros has scores of 0.
     """
-    return [_scaled(weight.abs(), math.sqrt(6 / weight[0].numel())) for weight in weights]
-
-
-def _scaled(size: Tensor, bound: float) -> Tensor:
-    return size.div_(size.max().clamp_(min=torch.finfo(size.dtype).tiny)).mul_(bound)
+    found = magnitude(weights)
+    for weight, size in zip(weights, found, strict=True):
+        largest = size.max().clamp_(min=torch.finfo(size.dtype).tiny)
+        size.div_(largest).mul_(math.sqrt(6 / weight[0].numel()))
+    return found
 
 
 @torch.no_grad()
 def two_level(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-    """0.99 where the mask is 0 and 1 where it is 1 (jackpots), in the weights' dtype."""
+    """Return 0.99 where the mask is 0 and 1 where it is 1 (jackpots), in the weights' dtype."""
     return [
         torch.full_like(weight, LOW).masked_fill_(mask.bool(), HIGH)
         for weight, mask in zip(weights, masks, strict=True)
@@ -45,17 +44,17 @@ def two_level(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor
 
 
 def kaiming_uniform(shapes: Sequence[torch.Size], generator: torch.Generator) -> list[Tensor]:
-    """U(-1/√fan_in, 1/√fan_in), float32 on the CPU: torch's Kaiming uniform with a = √5 (edge-popup)."""
+    """Draw U(-1/√fan_in, 1/√fan_in), float32 on the CPU: torch's Kaiming uniform with a = √5 (edge-popup)."""
     return [nn.init.kaiming_uniform_(torch.empty(shape), math.sqrt(5), generator=generator) for shape in shapes]
 
 
 def uniform(shapes: Sequence[torch.Size], generator: torch.Generator) -> list[Tensor]:
-    """U(0, 1), float32 on the CPU."""
+    """Draw U(0, 1), float32 on the CPU."""
     return [torch.rand(shape, generator=generator) for shape in shapes]
 
 
 def _drawn(draw: Callable[[Sequence[torch.Size], torch.Generator], list[Tensor]]) -> Initial:
-    """Scores that are drawn for these weights' shapes, on their device and in their dtype."""
+    """Return an initialiser that calls `draw` with the weights' shapes, and moves scores to their device and dtype."""
 
     def initial(weights: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
         drawn = draw([weight.shape for weight in weights], generator)

@@ -1,4 +1,4 @@
-"""The highest of some scores, chosen exactly and fast, call after call: what every search does after each step."""
+"""Choose the highest scores exactly and fast, call after call, as every search does after each step."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lottery.errors import LotteryError
+from lottery.pruning.prune import highest
 
-_BLOCK = 2**17  # scores that are looked at twice while they are in the processor's cache
-_BAND = 1 / 256  # the band grows while less than this share of the scores lies in it
+_BLOCK = 2**17  # scores compared at a time, few enough to stay in the processor's cache
+_BAND = 1 / 256  # the band grows while it holds less than this share of the scores
 
-Count = int | Tensor  # a number, on an accelerator one that is not read back
+Count = int | Tensor  # a number; a tensor where reading it back would make an accelerator wait
 
 
 class Top:
-    """The highest entries of some tensors, `count` of all together or counts[i] of tensor i, call after call.
+    """The rule that keeps the highest scores: `count` over all tensors, or counts[i] in tensor i.
 
-    Scores move little from one step to the next. So on the CPU only those in a band around the last threshold are
-    ranked: as long as the threshold still lies in there, whatever is above the band stays and whatever is below goes.
-    Where it has left the band, all are ranked. The result is the same, bit by bit, and so after a restart.
+    Scores change little from step to step. So on the CPU only the scores in a band around the last threshold are
+    ranked: while the threshold lies in the band, all above it stay and all below it go. Once the threshold has left the
+    band, all scores are ranked. The result is bit-identical to ranking all, also after a restart.
     """
 
     def __init__(self, count: int | Sequence[int]) -> None:
         self.together = isinstance(count, int)
         self.counts = [count] if isinstance(count, int) else list(count)
-        self.changed: list[NDArray[np.intp]] | None = None  # entries of each mask that the last call changed, upwards
-        self._left: list[tuple[Any, int]] = []  # the masks that were written last, as they were left
-        self._bands = [(np.inf, 0.0)] * len(self.counts)  # threshold and half width of each; inf: none yet
+        self.changed: list[NDArray[np.intp]] | None = None  # entries of each mask that the last call changed, ascending
+        self._left: list[tuple[Any, int]] = []  # (weak reference, version) of the masks written last
+        self._bands = [(np.inf, 0.0)] * len(self.counts)  # (threshold, half width) of each; inf: none yet
         self._kept, self._near, self._turned = _flags(0), _flags(0), _flags(0)
 
     @torch.no_grad()
-    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Count:
-        """Write the masks; returns how many entries came in.
+    def __call__(self, scores: Sequence[Tensor], masks: Sequence[Tensor], progress: float = 0.0) -> Count:
+        """Write the masks; `progress` is ignored. Returns how many entries came in.
 
-        LotteryError where there are fewer scores than should stay, or some are not finite.
+        LotteryError where there are fewer scores than should stay, or where ranking on the CPU finds NaN.
         """
         sizes = [score.numel() for score in scores]
         parts = [sum(sizes)] if self.together else sizes
@@ -61,7 +62,7 @@ class Top:
         return int(np.count_nonzero(came))
 
     def _rank(self, values: Sequence[NDArray], starts: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """The entries that may have changed, upwards, and which of them stay."""
+        """Return the entries that may have changed, ascending, and which of them stay."""
         near = self._find_near(values, starts)
         was = self._kept[near]
         now = self._turned[near] != was
@@ -73,7 +74,7 @@ class Top:
             places, stay = near[own], now[own]
             ranked = _at(values, starts, places) if self.together else values[i][places - starts[i]]
             band = np.flatnonzero((ranked >= self._bounds(i)[0]) & ~stay)
-            # What is kept now was kept before, but for what is near.
+            # Entries that are not in `near` stay as they were.
             missing = int(np.count_nonzero(was[own])) - int(np.count_nonzero(stay))
             if threshold == np.inf or not 0 <= missing <= band.size:
                 missed.append(i)
@@ -88,9 +89,9 @@ class Top:
         return near, now
 
     def _find_near(self, values: Sequence[NDArray], starts: Sequence[int]) -> NDArray[np.intp]:
-        """The entries in their band, or past it since the last call, upwards.
+        """Return the entries in their band, or on another side of it than at the last call, ascending.
 
-        `_turned` says of each whether it is above the band and was not kept, or was kept and is not above.
+        `_turned` marks those that are above the band and were not kept, or were kept and are not above.
         """
         for i, (tensor, start) in enumerate(zip(values, starts, strict=False)):
             low, high = self._bounds(0 if self.together else i)
@@ -100,24 +101,24 @@ class Top:
                 np.greater_equal(block, low, out=self._near[part])
                 np.greater(block, high, out=self._turned[part])
         near, turned, kept = (flags.view(np.uint64) for flags in (self._near, self._turned, self._kept))  # by eight
-        near ^= turned  # from above the lower bound to within the band
-        turned ^= kept  # from above the band to turned
+        near ^= turned  # was: at or above the lower bound; now: within the band
+        turned ^= kept  # was: above the band; now: turned
         near |= turned
         return np.flatnonzero(self._near)
 
     def _bounds(self, i: int) -> tuple[float, float]:
-        """The band, by numbers that every type of score has: or it would not be the same one for all tensors."""
+        """Return the ends of the band, rounded to float32, so that tensors of all types have one band."""
         threshold, width = self._bands[i]
         return float(np.float32(threshold - width)), float(np.float32(threshold + width))
 
     def _follow(self, i: int, threshold: float, narrow: bool) -> None:
-        """Centre the band on the threshold, as wide as four of its last moves, or so wide that few scores are in it."""
+        """Centre the band on the threshold; its half width is at least four times the threshold's last move."""
         before, width = self._bands[i]
         moved = abs(threshold - before) if np.isfinite(before) and np.isfinite(threshold) else 0.0
         self._bands[i] = float(threshold), max(4 * moved, width * (1.5 if narrow else 0.7))
 
     def _write(self, masks: Sequence[Tensor], starts: Sequence[int], changed: NDArray[np.intp]) -> None:
-        """Only what has changed, where the masks are the very ones that were written last, as they were left."""
+        """Write the masks, or only their changes where they are as the last call left them."""
         following = len(masks) == len(self._left) and all(
             left() is mask and version == mask._version and mask.is_contiguous() and mask.dtype != torch.bfloat16
             for mask, (left, version) in zip(masks, self._left, strict=True)
@@ -142,35 +143,19 @@ class Top:
 
 
 def _flags(size: int) -> NDArray[np.bool_]:
-    """False for so many entries, and up to the next multiple of eight."""
+    """Return `size` times False, padded to a multiple of eight."""
     return np.zeros(-(-size // 8) * 8, dtype=np.bool_)
 
 
 def _at(values: Sequence[NDArray], starts: Sequence[int], places: NDArray[np.intp]) -> NDArray:
-    """The values at these places of all tensors one after the other; places go upwards."""
+    """Return the values at these ascending places of all tensors, concatenated."""
     cuts = np.searchsorted(places, starts).tolist()
     parts = zip(values, starts, cuts, cuts[1:], strict=False)
     return np.concatenate([tensor[places[a:b] - start] for tensor, start, a, b in parts])
 
 
-def highest(values: NDArray, n: int) -> tuple[NDArray[np.bool_], float]:
-    """Which are the n highest values, of equal ones the later, and the lowest of them (inf for none). Does not sort."""
-    if n == 0:
-        return np.zeros(values.size, dtype=np.bool_), np.inf
-    cut = values.size - n
-    threshold = np.partition(values, cut)[cut]
-    stay = values >= threshold
-    surplus = int(np.count_nonzero(stay)) - n
-    if surplus:
-        tied = np.flatnonzero(values == threshold)
-        if not 0 < surplus < tied.size:
-            raise LotteryError("scores are not finite, cannot rank")
-        stay[tied[:surplus]] = False
-    return stay, float(threshold)
-
-
 def values_of(scores: Tensor) -> NDArray:
-    """The scores in row-major order [n], in float32 or float64; on the CPU in the tensor's memory where that is so."""
+    """Return the scores in row-major order [n], in float32 or float64, without a copy where possible."""
     scores = scores.detach()
     if scores.dtype not in (torch.float32, torch.float64):
         scores = scores.float()
@@ -178,14 +163,14 @@ def values_of(scores: Tensor) -> NDArray:
 
 
 def write(mask: Tensor, keep: Tensor) -> Count:
-    """mask ← keep; returns how many entries came in."""
+    """Set the mask to `keep`; return how many entries came in."""
     came = torch.count_nonzero(keep & (mask == 0))
     put(mask, keep)
     return came
 
 
 def put(mask: Tensor, keep: Tensor | NDArray[np.bool_]) -> None:
-    """mask ← keep, in row-major order. On the CPU by numpy, which converts bool in a sixth of the time."""
+    """Set the mask to `keep`, in row-major order. On the CPU by numpy, which converts bool in a sixth of the time."""
     if mask.is_cpu and mask.dtype != torch.bfloat16:
         np.copyto(mask.detach().numpy(), np.asarray(keep).reshape(mask.shape))
     else:
@@ -193,7 +178,7 @@ def put(mask: Tensor, keep: Tensor | NDArray[np.bool_]) -> None:
 
 
 def _by_threshold(scores: Sequence[Tensor], masks: Sequence[Tensor], count: int) -> Count:
-    """All together on an accelerator: nothing is read back, so nothing waits, and nothing is sorted."""
+    """Keep the highest of all scores together, on an accelerator: nothing is read back (no waiting) or sorted."""
     pruned = sum(score.numel() for score in scores) - count
     if count == 0 or pruned == 0:
         return sum(write(mask, torch.full_like(mask, count > 0, dtype=torch.bool)) for mask in masks)
@@ -201,6 +186,6 @@ def _by_threshold(scores: Sequence[Tensor], masks: Sequence[Tensor], count: int)
     threshold = ranked.kthvalue(pruned).values
     keep, tied = ranked > threshold, ranked == threshold
     missing = ranked.numel() - pruned - keep.sum()
-    keep |= tied & (tied.flip(0).cumsum(0).flip(0) <= missing)  # of equal ones the later stay
+    keep |= tied & (tied.flip(0).cumsum(0).flip(0) <= missing)  # of equal scores the later stay
     parts = keep.split([mask.numel() for mask in masks])
     return sum(write(mask, part.view(mask.shape)) for mask, part in zip(masks, parts, strict=True))

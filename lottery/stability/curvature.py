@@ -1,10 +1,11 @@
-"""The Hessian of a loss without the matrix: its largest eigenvalue and its trace, from products with vectors."""
+"""The largest eigenvalue and the trace of a loss's Hessian, from products with vectors, without the matrix itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import sqrt
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,26 +14,28 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lottery.errors import ConfigError
-from lottery.stability.evaluation import Batch
 from lottery.stability.precision import precise
+
+if TYPE_CHECKING:
+    from lottery.data.dataset import Batch
 
 Vector = dict[str, Tensor]
 """A direction in weight space: one tensor for each parameter."""
 
 Terms = Callable[[Mapping[str, Tensor]], Iterable[Tensor]]
-"""Parts that add up to the loss at these parameters, one after the other; only one part's graph is held at a time."""
+"""Gives parts that add up to the loss at these parameters. Only one part's graph is held at a time."""
 
 
 @dataclass(frozen=True)
 class Hessian:
-    """Of the loss that `terms` add up to, in `parameters`; with `kept` (bool tensors), in the kept weights."""
+    """The Hessian of the loss that `terms` add up to, in `parameters`; with `kept` (bool), in the kept weights."""
 
     terms: Terms
     parameters: Mapping[str, Tensor]
     kept: Mapping[str, Tensor] | None = None
 
     def __matmul__(self, vector: Vector) -> Vector:
-        """H v, exactly: the gradient of g · v, with v held fixed."""
+        """Return H v, exactly: the gradient of g · v with v held fixed, g being the gradient of the loss."""
         leaves = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
         vector = self.restricted(vector)
         total = {name: torch.zeros_like(value) for name, value in vector.items()}
@@ -46,40 +49,39 @@ class Hessian:
         return self.restricted(total)
 
     def restricted(self, vector: Vector) -> Vector:
-        """The vector with zeros where weights are pruned."""
+        """Return the vector with zeros where weights are pruned."""
         if self.kept is None:
             return vector
         return {name: value * self.kept[name] if name in self.kept else value for name, value in vector.items()}
 
     def random(self, generator: torch.Generator, signs: bool) -> Vector:
-        """Independent entries from a CPU generator: normal ones, or ±1."""
-        drawn = {}
-        for name, value in self.parameters.items():
+        """Draw a vector of independent entries from a CPU generator: ±1 if `signs`, else normal."""
+
+        def entries(value: Tensor) -> Tensor:
             if signs:
-                entries = torch.randint(0, 2, value.shape, generator=generator).to(value.dtype) * 2 - 1
-            else:
-                entries = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            drawn[name] = entries.to(value.device)
-        return self.restricted(drawn)
+                return torch.randint(0, 2, value.shape, generator=generator).to(value.dtype) * 2 - 1
+            return torch.randn(value.shape, generator=generator, dtype=value.dtype)
+
+        return self.restricted({name: entries(value).to(value.device) for name, value in self.parameters.items()})
 
 
 @dataclass(frozen=True)
 class Eigenvalue:
-    """`residual` = |Hv - λv| for the unit vector v found: an eigenvalue lies that close to `value`."""
+    """An eigenvalue estimate: an eigenvalue lies within `residual` = |Hv - λv| (unit vector v) of `value` = λ."""
 
     value: float
     residual: float
-    products: int  # how many products with the Hessian it took
+    products: int  # number of products with the Hessian used
 
     def converged(self, tolerance: float) -> bool:
         return self.residual <= tolerance * abs(self.value)
 
 
 def top_eigenvalue(hessian: Hessian, *, products: int = 100, tolerance: float = 1e-2, seed: int = 0) -> Eigenvalue:
-    """The largest eigenvalue (not the largest in magnitude) by power iteration, with at most so many products.
+    """Return the largest eigenvalue (not the largest in magnitude) by power iteration with at most `products` products.
 
-    Where the largest in magnitude is negative, the iteration goes on with the spectrum shifted by it. It ends once the
-    residual is below `tolerance` of the value; check `converged`.
+    Where the largest in magnitude is negative, the iteration goes on with the spectrum shifted by it. It stops once the
+    residual is at most `tolerance` times |value|; check `converged`.
     """
     if products < 1:
         raise ConfigError.of("products", products, "a number of products with the Hessian ≥ 1")
@@ -91,11 +93,11 @@ def top_eigenvalue(hessian: Hessian, *, products: int = 100, tolerance: float = 
 
 
 def _power(hessian: Hessian, shift: float, products: int, tolerance: float, seed: int) -> Eigenvalue:
-    """Power iteration with H - shift."""
     vector = hessian.random(torch.Generator().manual_seed(seed), signs=False)
     value = residual = 0.0
     for done in range(1, products + 1):
-        vector = _scaled(vector, 1 / (_norm(vector) or 1.0))
+        scale = 1 / (_norm(vector) or 1.0)
+        vector = {name: value * scale for name, value in vector.items()}
         product = hessian @ vector
         value = _dot(vector, product)
         residual = _norm({name: product[name] - value * vector[name] for name in vector})
@@ -107,13 +109,13 @@ def _power(hessian: Hessian, shift: float, products: int, tolerance: float, seed
 
 
 @dataclass(frozen=True)
-class Trace:
+class TraceEstimate:
     value: float
-    error: float | None  # standard error of the mean; None of a single sample
+    error: float | None  # standard error of the mean; None for a single sample
 
 
-def trace(hessian: Hessian, *, samples: int = 30, seed: int = 0) -> Trace:
-    """Hutchinson's estimate: the mean of z'Hz over vectors z of random signs; exact where the Hessian is diagonal."""
+def trace(hessian: Hessian, *, samples: int = 30, seed: int = 0) -> TraceEstimate:
+    """Return Hutchinson's estimate: the mean of z'Hz over vectors z of random signs. Exact for a diagonal Hessian."""
     if samples < 1:
         raise ConfigError.of("samples", samples, "a number of random vectors ≥ 1")
     generator = torch.Generator().manual_seed(seed)
@@ -122,15 +124,14 @@ def trace(hessian: Hessian, *, samples: int = 30, seed: int = 0) -> Trace:
         signs = hessian.random(generator, signs=True)
         values.append(_dot(signs, hessian @ signs))
     mean = sum(values) / samples
-    if samples == 1:
-        return Trace(mean, None)
-    return Trace(mean, sqrt(sum((value - mean) ** 2 for value in values) / (samples - 1) / samples))
+    spread = sum((value - mean) ** 2 for value in values)
+    return TraceEstimate(mean, sqrt(spread / (samples - 1) / samples) if samples > 1 else None)
 
 
 def cross_entropy_terms(network: nn.Module, batches: Callable[[], Iterable[Batch]], images: int) -> Terms:
-    """The mean cross-entropy over `images` images, which `batches` gives again at each call.
+    """Return the terms of the mean cross-entropy over `images` images, which `batches` yields again at each call.
 
-    The network should be in evaluation mode: then the terms depend on no batch but their own.
+    The network should be in evaluation mode, so that each term depends on its own batch alone.
     """
 
     def terms(parameters: Mapping[str, Tensor]) -> Iterator[Tensor]:
@@ -142,7 +143,7 @@ def cross_entropy_terms(network: nn.Module, batches: Callable[[], Iterable[Batch
 
 
 def _gradients(of: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False) -> Vector:
-    """Zeros for a parameter that `of` does not depend on."""
+    """Return the gradients; zeros for a parameter that `of` does not depend on."""
     found = torch.autograd.grad(
         of, list(leaves.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
@@ -155,7 +156,3 @@ def _dot(one: Vector, other: Vector) -> float:
 
 def _norm(vector: Vector) -> float:
     return sqrt(_dot(vector, vector))
-
-
-def _scaled(vector: Vector, factor: float) -> Vector:
-    return {name: value * factor for name, value in vector.items()}

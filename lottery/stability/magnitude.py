@@ -1,4 +1,4 @@
-"""The mask that magnitude pruning of a given network would give at another mask's density."""
+"""The mask that magnitude pruning of a network gives at the density of another mask."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from lottery.ticket import Mask
 
 
 def magnitude_mask(state: State, like: Mask) -> Mask:
-    """The largest weights of `state` over all layers together, as many as `like` keeps.
-
-    Of equal magnitudes the earlier weight is pruned, as everywhere (`pruning.prune`), whose errors these are.
-    """
+    """Return a mask of the largest weights of `state`, as many as `like` keeps. Ties and errors as in `prune_to`."""
     magnitudes = {name: state[name].abs() for name in like if name in state}
     return prune_to(Mask.ones(like.shapes), magnitudes, like.density)

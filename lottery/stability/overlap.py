@@ -1,9 +1,9 @@
-"""How far two masks agree, beside what chance would give. Torch-free; works on packed bits."""
+"""How far two masks agree, and how far they would agree by chance. Torch-free; works on packed bits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import sqrt
 
 import numpy as np
@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 from lottery.errors import LotteryError
 
 Packed = Mapping[str, NDArray[np.uint8]]
-"""A mask's bits as its file has them: for each parameter `numpy.packbits` of the row-major entries, zero-padded."""
-
-_ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)  # numpy.bitwise_count came with NumPy 2
+"""A mask's bits as in its file: for each parameter `numpy.packbits` of the row-major entries, zero-padded."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two masks have in common in a layer; the sum of several is the overlap over these layers together.
+    """The number of weights that two masks have in common in a layer. Overlaps of several layers can be added.
 
-    Chance is two independent masks that keep as many weights of each layer, at uniformly random places: the number in
-    common is then hypergeometric in each layer.
+    Chance means two independent masks that keep as many weights in each layer, at uniformly random places: the number
+    in common is then hypergeometric in each layer.
 
     size, ours, theirs, common: prunable weights, those that each mask keeps, those that both keep
     expected, variance:         mean and variance of `common` by chance
@@ -37,31 +35,24 @@ class Overlap:
 
     @classmethod
     def of(cls, size: int, ours: int, theirs: int, common: int) -> Overlap:
-        """Of one layer."""
+        """Return the overlap in one layer."""
         expected = ours * theirs / size
         spread = (1 - ours / size) * (1 - theirs / size) * size / (size - 1) if size > 1 else 0.0
         return cls(size, ours, theirs, common, expected, expected * spread)
 
     def __add__(self, other: Overlap) -> Overlap:
-        return Overlap(
-            self.size + other.size,
-            self.ours + other.ours,
-            self.theirs + other.theirs,
-            self.common + other.common,
-            self.expected + other.expected,
-            self.variance + other.variance,
-        )
+        return Overlap(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def iou(self) -> float:
-        """Intersection over union, in [0, 1]; of two empty masks 1."""
+        """Intersection over union, in [0, 1]; 1 for two empty masks."""
         return self._iou(self.common)
 
     @property
     def iou_chance(self) -> float:
-        """Intersection over union where the intersection is the one expected by chance.
+        """Intersection over union with the intersection that is expected by chance.
 
-        The mean of a ratio is not the ratio of means: the expected IoU is higher, by a share of the order 1 / `kept`.
+        The expected IoU (the mean of the ratio) is higher, by a share of the order 1 / (kept weights).
         """
         return self._iou(self.expected)
 
@@ -72,12 +63,12 @@ class Overlap:
 
     @property
     def hamming_chance(self) -> float:
-        """Its expectation by chance (exact, being linear in the intersection)."""
+        """The expected `hamming` by chance (exact, since it is linear in the intersection)."""
         return (self.ours + self.theirs - 2 * self.expected) / self.size
 
     @property
     def surprise(self) -> float | None:
-        """By how many standard deviations more is in common than by chance; None where chance leaves no choice."""
+        """How many standard deviations `common` lies above chance; None where chance has no variance."""
         return (self.common - self.expected) / sqrt(self.variance) if self.variance else None
 
     def _iou(self, common: float) -> float:
@@ -86,9 +77,9 @@ class Overlap:
 
 
 def overlap_by_layer(ours: Packed, theirs: Packed, sizes: Mapping[str, int]) -> dict[str, Overlap]:
-    """The overlap in each layer; `sizes` are the numbers of their weights, in the order of the result.
+    """Return the overlap in each layer. `sizes`: the number of weights of each layer, in the order of the result.
 
-    LotteryError, naming the first difference, unless both masks are over exactly these layers.
+    Raises LotteryError, naming the first difference, unless both masks cover exactly these layers.
     """
     _check(ours, theirs, sizes)
     found = {}
@@ -99,12 +90,12 @@ def overlap_by_layer(ours: Packed, theirs: Packed, sizes: Mapping[str, int]) -> 
 
 
 def overlap(ours: Packed, theirs: Packed, sizes: Mapping[str, int]) -> Overlap:
-    """The overlap over all layers together."""
+    """Return the overlap over all layers together."""
     return sum(overlap_by_layer(ours, theirs, sizes).values(), Overlap())
 
 
 def _count(packed: NDArray[np.uint8]) -> int:
-    return int(_ONES[packed].sum(dtype=np.int64))
+    return int(np.bitwise_count(packed).sum(dtype=np.int64))
 
 
 def _check(ours: Packed, theirs: Packed, sizes: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Sums in float64."""
+"""Conversion to float64, for sums."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """In float64; on the CPU where its device (Apple's GPU) has none."""
+    """Convert to float64; on the CPU if the tensor's device (Apple's GPU) has no float64."""
     return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()

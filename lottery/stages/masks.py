@@ -1,278 +1,294 @@
-"""Masks: weights scored, pruned and ranked; and the `score` stage, which keeps scores or a whole search for a mask."""
+"""Score and prune weights. The `score` stage caches scores, or the mask that a whole search found."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
+from re import sub
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from lottery.data.dataset import Batch, Dataset
-from lottery.data.sample import check_per_class
+from lottery.data.order import check_per_class
 from lottery.errors import ConfigError, LotteryError
-from lottery.files import write_json
-from lottery.pruning.allocations import Allocation, Budget, counts
-from lottery.pruning.prune import prune, prune_to, prune_to_counts
-from lottery.pruning.ranking import Ranking
+from lottery.own_code import own_code
+from lottery.parts import instantiated
+from lottery.pruning import prune
+from lottery.pruning.allocations import Budget, counts, drawn
+from lottery.pruning.controls import Ranking, shuffled
 from lottery.pruning.scoring import Criterion, Scoring
 from lottery.seeding import derive
-from lottery.stages.lease import Lease
-from lottery.stages.store import Stage, Store, recorded_environment
+from lottery.stages.setup import Setup
+from lottery.stages.store import Stage
+from lottery.stages.trained import stored_mask
 from lottery.state import StateRef, save_state, state_digest
-from lottery.ticket import Mask
+from lottery.ticket import Mask, read_metadata
 
 LOG = logging.getLogger("lottery")
 VERSION = 1  # raise when the numerics of scoring or pruning change
 
 
+class Scores(dict[str, Tensor]):
+    """Scores of all prunable weights. `stage`: the key of the `score` stage that caches them, or None."""
+
+    stage: str | None = None
+
+
+class ScoredMask(Mask):
+    """A mask that records which stage it came from.
+
+    stage:   key of the `score` stage of its scores, or of the whole search for it
+    inverse: its inverse, if that stage stores one
+    """
+
+    def __init__(self, mask: Mask, stage: str, inverse: Mask | None = None) -> None:
+        vars(self).update(vars(mask))  # the same bits, not packed again
+        self.stage, self.inverse = stage, inverse
+
+
 class Unscored(Exception):
-    """Scores were asked for, where only options are checked."""
+    """Exception that ends a check of options at the first request for weights, scores or the network."""
+
+
+def unscored(*_: object) -> Any:
+    """Raise Unscored: takes the place of weights and network where only options are checked."""
+    raise Unscored
 
 
 class _Unseen(Mapping[str, Tensor]):
-    """Weights that nobody may look at yet."""
-
-    def __getitem__(self, name: str) -> Tensor:
-        raise Unscored
-
-    def __iter__(self) -> Iterator[str]:
-        raise Unscored
-
-    def __len__(self) -> int:
-        raise Unscored
+    __getitem__ = __iter__ = __len__ = unscored
 
 
-@dataclass
-class MaskStages:
-    """Scores and prunes one network on one data set."""
+def check_options(criterion: Callable[[Any], object], at: object, key: str, setup: Setup) -> None:
+    """Raise ConfigError, naming `key`, where a criterion refuses its options or a class has too few images.
 
-    store: Store
-    build: Callable[[], nn.Module]  # a new network; its weights are then replaced by the state's
-    data: Callable[[], Dataset]  # on the training device
-    device: torch.device
-    criterion: Criterion
-    seed: int  # seeds.mask
-    ignored: int  # convolution and linear weights that are never pruned
-    inputs: dict[str, Any]  # what a search reads besides its own options: model, data, criterion
-    rank: bool  # remember in which order weights go, for the inverted control
-    network: dict[str, torch.Size]  # all weights, prunable or not
-    facts: Callable[[], dict[str, str]]  # recorded with a stage: device, threads
-    on_reuse: Callable[[dict[str, str]], None]  # is told the environment of a stage that was found
-    keys: dict[str, str] = field(default_factory=dict)  # mask digest: the score stage that it came from
-    _inverted: dict[str, Mask] = field(default_factory=dict)  # mask digest: its inverse, from the store
-    _ranking: Ranking | None = None  # of the mask that was pruned last
-    _searching: bool = False
-    _warned: bool = False
-    _kept_scores: tuple[dict[str, Tensor], str] | None = None  # the scores that came last from a stage, and its key
+    The criterion is called with `at`, up to its first use of weights or network, which raises Unscored.
+    """
+    option = signature(criterion).parameters.get("per_class")
+    if option is not None:
+        check_per_class(setup.data.class_sizes, option.default, f"{key}.per_class")
+    try:
+        criterion(at)
+    except Unscored:
+        pass
+    except ConfigError as error:
+        raise ConfigError(sub(r"^criterion\.", f"{key}.", str(error))) from error
 
-    # -- scoring ----------------------------------------------------------------------------------------------------
+
+class Masks(Setup):
+    """Scoring and pruning of a study's network."""
+
+    _ranking: Ranking | None = None  # ranking of the mask that was pruned last
+    _for_search = False  # True: scores are not cached, and the order of pruning is recorded
+
+    # -- scoring ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _criterion(self) -> Criterion:
+        return instantiated(self.config.criterion, "criterion")
 
     @property
-    def steps(self) -> int:
-        """In how many steps the criterion's authors prune."""
-        return getattr(getattr(self.criterion, "func", self.criterion), "steps", 1)
+    def criterion_steps(self) -> int:
+        """The number of steps in which the criterion's authors prune."""
+        return getattr(getattr(self._criterion, "func", self._criterion), "steps", 1)
 
-    def scores(self, state: StateRef, mask: Mask) -> dict[str, Tensor]:
-        """The criterion's score of every prunable weight of this state; the lowest go first.
+    def scores(self, state: StateRef, mask: Mask) -> Scores:
+        """Score every prunable weight of this state by the criterion; the lowest are pruned first.
 
-        Scores that took a look at the network are kept as a stage, since other machines would give them other last
-        digits; those of the weights alone are computed as fast as read. What a search is made of is not kept.
+        Scores that ran the network are cached as a stage, since other machines would round them differently. Scores of
+        the weights alone are not: computing them is as fast as reading. Inside of `found` no scores are cached.
         """
-        if self._searching:
-            return _telling(self.scored(state, mask, self.criterion), mask)
-        stage = self._stage({"state": state.digest, "mask": mask.digest})
-        if not stage.done:
-            began, looks = monotonic(), list[int]()
-            scores = _telling(self.scored(state, mask, self.criterion, looks), mask)
+        self.check_stop("before weights were scored")
+        if self._for_search:
+            return self._scored(state, mask)
+        inputs = self._score_inputs({"state": state.digest, "mask": mask.digest})
+        scores, began, looks = Scores(), monotonic(), list[int]()
+        if not self.store.stage("score", inputs).done:
+            scores = self._scored(state, mask, looks)
             if not looks:
                 return scores
 
-            def compute(lease: Lease) -> None:
-                lease.check()
-                kept = {name: scores[name].detach().cpu() for name in mask}
-                save_state(kept, _path(stage, "scores"))
-                facts = {"scores_digest": state_digest(kept), "seconds": monotonic() - began}
-                write_json(stage.folder / "result.json", facts)
-                stage.finish()
+        def keep(stage: Stage) -> None:
+            kept = {name: scores[name].detach().cpu() for name in mask}
+            save_state(kept, _path(stage, "scores"))
+            stage.finish({"scores_digest": state_digest(kept), "seconds": monotonic() - began})
 
-            self.store.finished(stage, compute, **self.facts())
-        else:
-            self.on_reuse(recorded_environment(stage.folder))
-        stored = StateRef.file(_path(stage, "scores"), stage.result()["scores_digest"])
-        self._kept_scores = stored.tensors(), stage.key
-        return self._kept_scores[0]
+        def read(stage: Stage, _: bool) -> Scores:
+            found = Scores(StateRef.file(_path(stage, "scores"), stage.result()["scores_digest"]).tensors())
+            found.stage = stage.key
+            return found
 
-    def scored(
-        self, state: StateRef, mask: Mask, criterion: Criterion, looks: list[int] | None = None
+        return self.cached("score", inputs, keep, read)
+
+    def _scored(self, state: StateRef, mask: Mask, looks: list[int] | None = None) -> Scores:
+        """Compute the criterion's scores, uncached. LotteryError where all are 0 in a dense network."""
+        scores = Scores(self.scored_by(self._criterion, state, mask, looks))
+        if mask.kept == mask.size and not any(score.any() for score in scores.values()):
+            raise LotteryError(
+                "criterion: every weight of the network scores 0, so there is nothing to choose by. Networks whose "
+                "classifier starts at zero do that; model.init=kaiming_normal draws all weights anew"
+            )
+        return scores
+
+    def scored_by(
+        self, criterion: Criterion, state: StateRef, mask: Mask, looks: list[int] | None = None
     ) -> dict[str, Tensor]:
-        """Scores by any criterion, computed now. An entry is added to `looks` for each look at the network."""
+        """Compute the scores of any criterion, uncached. `looks` gets an entry each time it asks for the network."""
         weights = state.tensors()
 
         def network() -> nn.Module:
             if looks is not None:
                 looks.append(1)
-            copy = self.build()
-            copy.load_state_dict(mask.apply(weights), strict=True)
-            return copy.to(self.device).train()
+            return self.loaded(mask.apply(weights)).train()
 
-        def sample(per_class: int) -> Batch:
-            return self.data().sample(per_class, self.seed)
-
-        generator = torch.Generator().manual_seed(derive(self.seed, "scores", mask.digest))
+        generator = torch.Generator().manual_seed(derive(self.config.seeds.mask, "scores", mask.digest))
         prunable = {name: weights[name] for name in mask}
-        scores = criterion(Scoring(prunable, mask, generator, network, sample, self.data().shape))
-        self._warn_blind(scores, mask)
-        return scores
-
-    def _warn_blind(self, scores: dict[str, Tensor], mask: Mask) -> None:
-        """Say once which layers a criterion tells nothing about."""
+        scores = criterion(Scoring(prunable, mask, generator, network, self.sample, self.dataset.shape))
         blind = [name for name, kept in mask.items() if name in scores and kept.any() and not scores[name].any()]
-        if blind and not self._warned:
-            self._warned = True
+        if blind and "blind" not in self.warned:
+            self.warned.add("blind")
             LOG.warning(
                 "%s and %d other layer(s) score 0 everywhere, so they go first. Networks whose branches start at zero "
                 "do that (model.bn_scale=one, or of timm +model.options.zero_init_last=false, switches them on), and "
                 "gates that SynFlow finds wide open (prunable.exclude leaves them whole)",
                 blind[0], len(blind) - 1,
             )  # fmt: skip
+        return scores
 
-    def counts(self, allocation: Allocation, density: float, mask: Mask, state: StateRef) -> dict[str, int]:
-        """How many weights each layer keeps, by an allocation over the dense network of this state."""
-        full = Mask.ones(mask.shapes)
-        budget = Budget(mask.shapes, density, lambda criterion: self.scored(state, full, criterion), self.network)
-        return counts(allocation(budget), mask.shapes, density)
+    def check(self) -> None:
+        """Raise ConfigError where network and data do not allow the criterion, before anything is computed."""
+        self.check_criterion(self._criterion, "criterion")
 
-    # -- checks before anything is computed -------------------------------------------------------------------------
+    def check_criterion(self, criterion: Criterion, key: str) -> None:
+        """Raise ConfigError, naming `key`, where a criterion refuses its options or has too few images of a class."""
+        at = Scoring(_Unseen(), self.initial.mask, torch.Generator(), unscored, unscored, self.dataset.shape)
+        check_options(criterion, at, key, self)
 
-    def check_criterion(self, criterion: Criterion, key: str, mask: Mask) -> None:
-        """Raise ConfigError where a criterion refuses its options, or the data have fewer images a class than it takes.
+    # -- layer counts -------------------------------------------------------------------------------------------------
 
-        It is called, up to the first look at the weights or at the network.
+    def counts(self, allocation: Any, density: float, state: StateRef | None = None) -> dict[str, int]:
+        """Return how many weights an allocation (its node in the configuration) leaves each layer of the dense network.
+
+        The network has its initial state, or `state`. The counts add up to round(density * prunable), else ConfigError.
         """
-        option = signature(criterion).parameters.get("per_class")
-        if option is not None:
-            check_per_class(self.data().class_sizes, option.default, f"{key}.per_class")
+        start = state or self.initial.state
+        return self._counts(allocation, density, lambda criterion: self.scored_by(criterion, start, self.initial.mask))
 
-        def unscored(*_: int) -> Any:
-            raise Unscored
-
-        at = Scoring(_Unseen(), mask, torch.Generator(), unscored, unscored, self.data().shape)
-        try:
-            criterion(at)
-        except Unscored:
-            pass
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("criterion.", f"{key}.", 1)) from error
-
-    def check_counts(self, allocation: Allocation, density: float, mask: Mask) -> None:
-        """Raise ConfigError for a density that this allocation cannot reach; what needs scores is not computed."""
+    def check_counts(self, allocation: Any, density: float) -> None:
+        """Raise ConfigError where `counts` would, as far as that can be known without scoring weights."""
 
         def scores(criterion: Criterion) -> dict[str, Tensor]:
-            self.check_criterion(criterion, "method.allocation.criterion", mask)
+            self.check_criterion(criterion, "method.allocation.criterion")
             raise Unscored
 
-        shares = dict.fromkeys(mask, density)
-        with suppress(Unscored):
-            shares = allocation(Budget(mask.shapes, density, scores, self.network))
-        counts(shares, mask.shapes, density)
+        try:
+            self._counts(allocation, density, scores)
+        except Unscored:
+            shapes = self.initial.mask.shapes
+            counts(dict.fromkeys(shapes, density), shapes, density)
 
-    # -- pruning ----------------------------------------------------------------------------------------------------
+    def _counts(
+        self, allocation: Any, density: float, scores: Callable[[Criterion], Mapping[str, Tensor]]
+    ) -> dict[str, int]:
+        shapes = self.initial.mask.shapes
+        budget = Budget(shapes, density, scores, self.weights)
+        return counts(instantiated(allocation, "method.allocation")(budget), shapes, density)
 
-    def prune(self, mask: Mask, scores: dict[str, Tensor], rate: float, **options: Any) -> Mask:
-        """`pruning.prune.prune`, told how many weights are never pruned, which one compatibility rule counts."""
-        return self.ranked(mask, prune(mask, scores, rate, ignored=self.ignored, **options), scores)
+    def drawn(self, counts: Mapping[str, int]) -> Mask:
+        """Draw a mask of these layer counts, at uniformly random positions from `seeds.mask`."""
+        generator = torch.Generator().manual_seed(derive(self.config.seeds.mask, "positions"))
+        return drawn(counts, self.initial.mask.shapes, generator)
 
-    def prune_to(self, mask: Mask, scores: dict[str, Tensor], density: float) -> Mask:
-        """`pruning.prune.prune_to`, of all layers together."""
-        return self.ranked(mask, prune_to(mask, scores, density), scores)
+    # -- pruning ------------------------------------------------------------------------------------------------------
 
-    def prune_to_counts(self, mask: Mask, scores: dict[str, Tensor], counts: Mapping[str, int]) -> Mask:
-        """`pruning.prune.prune_to_counts`."""
-        return self.ranked(mask, prune_to_counts(mask, scores, counts), scores)
+    def prune(self, mask: Mask, scores: Mapping[str, Tensor], rate: float, **options: Any) -> Mask:
+        """Prune a fraction `rate` of the kept weights (`pruning.prune.prune`)."""
+        ignored = self.total_weights - self.initial.mask.size  # one compatibility rule counts these
+        return self._pruned(prune.prune, mask, scores, rate, ignored=ignored, **options)
 
-    def ranked(self, before: Mask, after: Mask, scores: dict[str, Tensor]) -> Mask:
-        """`after`, of which is remembered what scores it came from."""
-        if self._kept_scores is not None and self._kept_scores[0] is scores:
-            self.keys[after.digest] = self._kept_scores[1]
-        if self.rank:
+    def prune_to(self, mask: Mask, scores: Mapping[str, Tensor], density: float) -> Mask:
+        """Prune to exactly round(density * prunable) weights, all layers ranked together."""
+        return self._pruned(prune.prune_to, mask, scores, density)
+
+    def prune_to_counts(self, mask: Mask, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
+        """Prune each layer to exactly its number of weights in `counts`."""
+        return self._pruned(prune.prune_to_counts, mask, scores, counts)
+
+    def _pruned(
+        self, rule: Callable[..., Mask], mask: Mask, scores: Mapping[str, Tensor], how: Any, **options: Any
+    ) -> Mask:
+        return self.ranked(mask, rule(mask, scores, how, **options), scores)
+
+    def ranked(self, before: Mask, after: Mask, scores: Mapping[str, Tensor]) -> Mask:
+        """Return `after`, which these scores chose from `before`, as a mask that records the scores' stage."""
+        if self._for_search or self.config.controls.invert:
             known = self._ranking if self._ranking is not None and self._ranking.mask == before else None
             if known is None and before.kept == before.size:
                 known = Ranking.begin(before)
             self._ranking = known and known.pruned(after, scores)
-        return after
+        stage = getattr(scores, "stage", None)
+        return after if stage is None else ScoredMask(after, stage)
 
     def inverted(self, mask: Mask) -> Mask:
-        """As many weights in each layer as this mask, which was pruned last, but those that go first."""
-        if mask.digest in self._inverted:
-            return self._inverted[mask.digest]
+        """Invert the mask that was pruned last: as many weights in each layer, but those that were pruned first."""
+        if (known := getattr(mask, "inverse", None)) is not None:
+            return known
         if self._ranking is None or self._ranking.mask != mask:
             raise LotteryError("controls.invert: nothing has ranked the weights of this mask")
         return self._ranking.inverted()
 
-    # -- the stage --------------------------------------------------------------------------------------------------
+    def shuffled(self, mask: Mask, seed: int, filters: bool) -> Mask:
+        """Draw a mask of the same layer counts; with `filters`, of whole filters."""
+        return shuffled(mask, seed, filters=filters)
 
-    def _stage(self, inputs: dict[str, Any]) -> Stage:
-        return self.store.stage("score", {"version": VERSION, "seed": self.seed, **self.inputs, **inputs})
+    # -- the stage ----------------------------------------------------------------------------------------------------
 
-    def found(self, search: Callable[[], Mask], inputs: dict[str, Any]) -> Mask:
-        """The mask that `search` finds from `inputs` (JSON values) and from ours: from the store, or searched now."""
-        stage = self._stage(inputs)
+    def _score_inputs(self, further: dict[str, Any]) -> dict[str, Any]:
+        criterion = self.config.criterion
+        scored = {"criterion": criterion, "own code": own_code(criterion), "seed": self.config.seeds.mask}
+        return {"version": VERSION, **self.common_inputs, **scored, **further}
 
-        def compute(lease: Lease) -> None:
-            began, wanted, self.rank, self._ranking, self._searching = monotonic(), self.rank, True, None, True
-            try:
-                mask = search()
-                masks = {"mask": mask}
-                if self._ranking is not None and self._ranking.mask == mask:
-                    masks["inverted"] = self._ranking.inverted()
-            finally:
-                self.rank, self._ranking, self._searching = wanted, None, False
-            lease.check()
-            for name, found in masks.items():
-                found.save(_path(stage, name), round=1, study=stage.key[:12], parent=None)
-            digests = {f"{name}_digest": found.digest for name, found in masks.items()}
-            write_json(stage.folder / "result.json", {**digests, "seconds": monotonic() - began})
-            stage.finish()
+    def found(self, search: Callable[[Self], Mask], **inputs: Any) -> Mask:
+        """Search for a mask of the initial weights, cached. `inputs` are the options that the search reads.
 
-        if self.store.finished(stage, compute, **self.facts()):
-            self.on_reuse(recorded_environment(stage.folder))
-        mask, inverted = _read(stage, "mask"), _read(stage, "inverted")
-        if mask is None:
-            raise LotteryError(f"{stage.folder}: holds no mask")
-        self.keys[mask.digest] = stage.key
-        if inverted is not None:
-            self.keys[inverted.digest] = stage.key
-            self._inverted[mask.digest] = inverted
-        return mask
+        `search` is called with a copy of this lab that caches no scores. A saved mask among the inputs
+        (`allocation.path`) enters the key by its digest, the user's own code by the digest of its file.
+        """
+        method = self.config.method
+        own = own_code([method, inputs])
+        allocation = inputs.get("allocation") or {}
+        if "path" in allocation:
+            inputs |= {"allocation": {**allocation, "path": read_metadata(allocation["path"])["digest"]}}
+        start = {"state": self.initial.state.digest, "mask": self.initial.mask.digest}
+        search_inputs = {"method": method["_target_"], **inputs, "own code": own}
 
+        def compute(stage: Stage) -> None:
+            began, lab = monotonic(), copy(self)
+            lab._for_search, lab._ranking = True, None
+            masks = {"mask": search(lab)}
+            if lab._ranking is not None and lab._ranking.mask == masks["mask"]:
+                masks["inverted"] = lab._ranking.inverted()
+            for name, mask in masks.items():
+                mask.save(_path(stage, name), round=1, study=stage.key[:12], parent=None)
+            digests = {f"{name}_digest": mask.digest for name, mask in masks.items()}
+            stage.finish({**digests, "seconds": monotonic() - began})
 
-def _telling(scores: dict[str, Tensor], mask: Mask) -> dict[str, Tensor]:
-    """These scores; LotteryError where they are all 0 in a dense network: the choice would be by position alone."""
-    if mask.kept == mask.size and not any(score.any() for score in scores.values()):
-        raise LotteryError(
-            "criterion: every weight of the network scores 0, so there is nothing to choose by. Networks whose "
-            "classifier starts at zero do that; model.init=kaiming_normal draws all weights anew"
-        )
-    return scores
+        return self.cached("score", self._score_inputs({**start, "search": search_inputs}), compute, _read)
 
 
 def _path(stage: Stage, name: str) -> Path:
     return stage.folder / f"{name}.safetensors"
 
 
-def _read(stage: Stage, name: str) -> Mask | None:
-    """A mask of a finished stage; None if the stage has none of this name. LotteryError where it is another one."""
-    digest = stage.result().get(f"{name}_digest")
-    if digest is None:
-        return None
-    mask = Mask.load(_path(stage, name))
-    if mask.digest != digest:
-        raise LotteryError(f"{_path(stage, name)}: not the mask that result.json names")
-    return mask
+def _read(stage: Stage, _: bool) -> Mask:
+    """Read the mask that a search found, and its inverse if stored. LotteryError where a digest does not match."""
+    digests = {name: stage.result().get(f"{name}_digest") for name in ("mask", "inverted")}
+    found = {name: stored_mask(_path(stage, name), digest) for name, digest in digests.items() if digest}
+    inverse = ScoredMask(found["inverted"], stage.key) if "inverted" in found else None
+    return ScoredMask(found["mask"], stage.key, inverse)

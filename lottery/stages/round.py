@@ -1,4 +1,4 @@
-"""A round: one entry of a study's table. Torch-free, so that a method's file is read before torch is needed."""
+"""A round: one entry of a study's table. Torch-free, so that a method's file can be read without torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lottery.stages.search import Searched
-    from lottery.stages.train import Trained
+    from lottery.stages.trained import Searched, Trained
     from lottery.ticket import Mask, Ticket
 
 
@@ -15,10 +14,10 @@ if TYPE_CHECKING:
 class Round:
     """A ticket and the network trained from it. Round 0 is dense; a control shares its ticket's index.
 
-    rewound: the rewind point, where a study has several (None: the configuration's)
-    way:     keys of the trainings that led here and are no rounds
-    search:  the search that found the mask, where there was one
-    units:   which of the removable units are kept, where a method removes them
+    rewound: the rewind point, where a study has several; None: that of the configuration
+    way:     keys of trainings that led to this round and are no rounds themselves
+    search:  the search that found the mask, if there was one
+    units:   which of the removable units are kept, if the method removes units
     """
 
     index: int
@@ -33,9 +32,21 @@ class Round:
 
     @property
     def cached(self) -> bool:
-        """Whether nothing had to be trained, or searched for."""
+        """Whether no training or search had to be computed for this round."""
         return self.trained.cached and (self.search is None or self.search.cached)
 
     @property
     def mask(self) -> Mask:
         return self.ticket.mask
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """The stages that the round came from: name -> key."""
+        found = {
+            "train": self.trained.key,
+            "score": getattr(self.mask, "stage", None),  # of a `ScoredMask`
+            **{f"train on the way {number}": key for number, key in enumerate(self.way, 1)},
+            "evaluate units": getattr(self.ticket.removed, "stage", None),  # of `Removed` units
+            "search": self.search.key if self.search else None,
+        }
+        return {what: key for what, key in found.items() if key is not None}

@@ -1,142 +1,95 @@
-"""The `train` stage: a ticket trained by a recipe, cached, and continued where it was cut short."""
+"""The `train` stage: a ticket trained by a recipe, cached, and continued where it was interrupted."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
-import torch
 from torch import nn
 
-from lottery.data.dataset import Dataset
 from lottery.errors import Interrupted, LotteryError
-from lottery.files import write_json
-from lottery.layers.units import Unit, dense_form, remove_, shallow
-from lottery.stages.lease import Lease
-from lottery.stages.orders import Order
-from lottery.stages.store import Stage, Store, environment, recorded_environment
-from lottery.stages.trained import Kept, Trained
-from lottery.state import State, save_state, state_digest
+from lottery.layers.removal import dense_form, remove_, shallow
+from lottery.lease import LeaseLost
+from lottery.ranks.broadcast import Broadcast
+from lottery.recipe import Recipe
+from lottery.stages.setup import Setup
+from lottery.stages.store import Stage, environment, recorded_environment
+from lottery.stages.trained import Trained, kept_path, kept_states
+from lottery.state import State, restore_, save_state, state_digest
 from lottery.ticket import Mask, Ticket
 from lottery.training.checkpoint import load_checkpoint, save_checkpoint
 from lottery.training.fit import fit
 from lottery.training.masking import mask_optimizer_state
-from lottery.training.module import Hooks, MaskedTraining, NonFiniteLoss, Progress
+from lottery.training.module import Hooks, MaskedTraining
 from lottery.training.optim import optimizer_state
-from lottery.training.parallel import Abandoned, Ranks, RanksDiffer
-from lottery.training.recipe import Recipe
-from lottery.training.signals import StopFlag
+from lottery.training.progress import Progress
 
 VERSION = 1  # raise when the numerics of training change
 LOG = logging.getLogger("lottery")
 
 
-@dataclass
-class TrainStages:
-    """Runs and caches trainings of one network family on one data set by one recipe."""
-
-    store: Store
-    build: Callable[[], nn.Module]  # a new network; its weights are then replaced by the ticket's
-    model_inputs: dict[str, Any]
-    data: Callable[[torch.device], Dataset]
-    data_inputs: dict[str, Any]
-    recipe: Recipe
-    checkpoint_seconds: float
-    checkpoint_steps: int | None
-    stop: StopFlag
-    on_tick: Callable[[Ticket, int, float, float | None], None]
-    ranks: Ranks = field(default_factory=Ranks)  # the processes that train together
-    units: Callable[[], Mapping[str, Unit]] = dict  # what tickets may remove
-
-    def inputs(self, ticket: Ticket, until: int | None) -> dict[str, Any]:
-        """Exactly what the numbers of this training depend on (design, 4.7)."""
-        inputs = {
-            "version": VERSION,
-            "model": self.model_inputs,
-            "data": self.data_inputs,
-            "recipe": self.recipe_of(ticket).inputs(),
-            "state": ticket.state.digest,
-            "mask": ticket.mask.digest,
-            "optimizer": ticket.optimizer.digest if ticket.optimizer else None,
-            "step": ticket.step,
-            "order_step": ticket.order_step,
-            "steps": ticket.steps,
-            "hold_lr": ticket.hold_lr,
-            "until": until,
-        }
-        inputs |= {"silent": True} if ticket.silent else {}
-        return inputs | ({"removed": sorted(ticket.removed)} if ticket.removed else {})
-
-    def recipe_of(self, ticket: Ticket) -> Recipe:
-        """The ticket's own recipe or else the study's, with the ticket's own data order where it has one."""
-        recipe = ticket.recipe or self.recipe
-        return recipe if ticket.order_seed is None else replace(recipe, order_seed=ticket.order_seed)
+class Trainings(Setup):
+    """Trainings of tickets, cached."""
 
     def train(self, ticket: Ticket, keep: Iterable[int] = ()) -> Trained:
-        """The ticket trained to its end, with the full state (network and optimizer) kept at the steps `keep`.
+        """Train the ticket to its end; cached. `keep` names the steps whose full state will be needed.
 
-        Which steps are kept is no part of the key, since it changes no number. If the training is already there
-        without one of them, the stretch up to that step is trained again, as a stage of its own.
+        Kept steps are no part of the key, since they change no number. If a finished training lacks one, the training
+        up to that step is repeated as a stage of its own. LotteryError for a step outside of the training.
         """
         wanted = {step for step in keep if step != ticket.step}
         end = ticket.step + ticket.steps
         if outside := sorted(step for step in wanted if not ticket.step < step <= end):
             raise LotteryError(f"steps to keep: got {outside}, expected steps between {ticket.step} and {end}")
-        trained = self.run(ticket, None, wanted)
-        kept, cached = dict(trained.kept), trained.cached
-        for step in sorted(wanted - set(kept)):
-            stretch = self.run(ticket, step, {step})
-            kept |= stretch.kept
-            cached &= stretch.cached
-        return replace(trained, kept=kept, cached=cached)
+        trained = self._train_stage(ticket, None, wanted)
+        stretches = [self._train_stage(ticket, step, {step}) for step in sorted(wanted - set(trained.kept))]
+        kept = {step: state for each in (trained, *stretches) for step, state in each.kept.items()}
+        return replace(trained, kept=kept, cached=all(each.cached for each in (trained, *stretches)))
 
-    def run(self, ticket: Ticket, until: int | None, keep: set[int]) -> Trained:
-        """One stage: found finished, waited for, or computed."""
-        stage = self.store.stage("train", self.inputs(ticket, until))
+    def _train_stage(self, ticket: Ticket, until: int | None, keep: set[int]) -> Trained:
+        """Find or compute one train stage. `until`: the step where it ends, if before the ticket's end."""
 
-        def compute(lease: Lease) -> None:
-            with self.ranks.explained():
-                TrainRun(self, stage, lease, ticket, until, frozenset(keep)).compute()
+        def compute(stage: Stage) -> None:
+            with self.ranks.translate_errors():
+                TrainRun(self, stage, ticket, until, frozenset(keep)).compute()
 
-        cached = self.store.finished(stage, compute, **self.facts())
-        return Trained.read(ticket, stage, cached)
+        return self.cached("train", self._train_inputs(ticket, until), compute, partial(Trained.read, ticket))
 
-    def facts(self) -> dict[str, str]:
-        """What is recorded of this process beside the library versions."""
-        threads, processes = str(torch.get_num_threads()), str(self.ranks.world)
-        return {"device": self.device_name(), "threads": threads, "processes": processes}
+    def _train_inputs(self, ticket: Ticket, until: int | None) -> dict[str, Any]:
+        """Return the inputs of a train stage: all that its numbers depend on (design, 4.7)."""
+        inputs = {
+            "version": VERSION,
+            **self.common_inputs,
+            "recipe": self._recipe_of(ticket).inputs(),
+            "state": ticket.state.digest,
+            "mask": ticket.mask.digest,
+            "optimizer": ticket.optimizer.digest if ticket.optimizer else None,
+            "until": until,
+            **{name: getattr(ticket, name) for name in ("step", "order_step", "steps", "hold_lr")},
+        }
+        inputs |= {"silent": True} if ticket.silent else {}
+        return inputs | ({"removed": sorted(ticket.removed)} if ticket.removed else {})
 
-    def device_name(self) -> str:
-        """What trains: "cpu" or the name of the GPU."""
-        if self.ranks.accelerator != "cpu" and torch.cuda.is_available():
-            return torch.cuda.get_device_name()
-        return "cpu"
-
-    def follow(self) -> None:
-        """On any rank but the first: train along whenever rank 0 begins a training, until it ends."""
-        while (received := self.ranks.receive()) is not None:
-            order = Order.read(*received)
-            stage = Stage("train", order.key, self.store.root / "train" / order.key, {})
-            run = TrainRun(self, stage, Lease(stage.folder), order.ticket, order.until, order.keep)
-            with suppress(Interrupted, NonFiniteLoss, RanksDiffer, Abandoned):  # rank 0 knows, and says what is next
-                run.train(*order.start)
+    def _recipe_of(self, ticket: Ticket) -> Recipe:
+        """Return the ticket's recipe or else the study's, with the ticket's data order where it has one."""
+        recipe = ticket.recipe or self.recipe
+        return recipe if ticket.order_seed is None else replace(recipe, order_seed=ticket.order_seed)
 
 
 @dataclass
 class TrainRun:
-    """The computation of one train stage. Where several ranks do it together, only rank 0 reads and writes files.
+    """A run of one train stage. Where several ranks do it together, only rank 0 reads and writes files.
 
-    What is trained is the shallow network, without the units that the ticket removes; what is written is its state as
-    the dense network's, in which these units' parameters are zero. Both compute the same.
+    The network that is trained is the shallow one, without the units that the ticket removes. The state that is written
+    is the equivalent dense network's, in which the parameters of these units are zero.
     """
 
-    owner: TrainStages
+    setup: Trainings
     stage: Stage
-    lease: Lease
     ticket: Ticket
     until: int | None
     keep: frozenset[int]
@@ -144,34 +97,33 @@ class TrainRun:
     def __post_init__(self) -> None:
         self.checkpoint = self.stage.folder / "checkpoint.safetensors"
         self.saved_at, self.saved_step = monotonic(), self.ticket.step
-        units = self.owner.units() if self.ticket.removed else {}
-        self.removed = [units[name] for name in self.ticket.removed]
-        self.parameters: frozenset[str] = frozenset()  # of the dense network
+        self.saved_batches = 0  # measured at that step
+        self.ranks = self.setup.ranks
+        self.removed = [self.setup.units[name] for name in self.ticket.removed]
+        self.parameters: frozenset[str] = frozenset()  # names in the dense network
 
     def compute(self) -> None:
-        """On rank 0, which has the others do the same."""
-        self.owner.ranks.gather()
+        """Train on rank 0, and send the training to the other ranks, which join it."""
+        self.ranks.start_others()
         start = self.beginning()
-        if not self.owner.ranks.alone:
-            self.owner.ranks.send(*Order(self.stage.key, self.ticket, self.until, self.keep, start).written())
+        self.ranks.broadcast(Broadcast(self.stage.key, self.ticket, self.until, self.keep, start))
         self.train(*start)
 
     def train(self, network_state: State, optimizer: State | None, progress: Progress) -> None:
-        """To the end, or to a signal; the same on all ranks."""
-        owner, ranks = self.owner, self.owner.ranks
-        if not ranks.alone:
-            ranks.same("mask", self.ticket.mask.digest)
-            ranks.same("network", state_digest(network_state))
-        self.saved_step = progress.step
-        network = owner.build()
+        """Train to the end, or until a signal. All ranks call this."""
+        ranks = self.ranks
+        ranks.check_same("mask", lambda: self.ticket.mask.digest)
+        ranks.check_same("network", lambda: state_digest(network_state))
+        self.saved_step, self.saved_batches = progress.step, progress.measured
+        network = self.setup.network()
         self.parameters = frozenset(name for name, _ in network.named_parameters())
         remove_(network, self.removed)
-        network.load_state_dict(network_state, strict=True)
+        restore_(network, network_state)
         hooks = Hooks(
-            stop=lambda: bool(owner.stop),
+            stop=lambda: bool(self.setup.stop),
             due=self.due,
-            tick=lambda step, loss, accuracy: owner.on_tick(self.ticket, step, loss, accuracy),
-            keep=lambda module: ranks.first_does(lambda: self.keep_state(module)),
+            tick=lambda step, loss, accuracy: self.setup.on_tick(self.ticket, step, loss * ranks.world, accuracy),
+            keep=lambda module: ranks.on_first(lambda: self.keep_state(module)),
             checkpoint=self.maybe_checkpoint,
             finish=self.finish,
         )
@@ -179,15 +131,15 @@ class TrainRun:
         fit(module, ranks.accelerator, self.stage.folder, ranks.index)
 
     def module(self, network: nn.Module, progress: Progress, optimizer: State | None, hooks: Hooks) -> MaskedTraining:
-        """What Lightning drives."""
-        owner, ticket = self.owner, self.shallow_ticket()
-        recipe = owner.recipe_of(ticket)
+        """Build the module that Lightning drives."""
+        ticket, data = self.shallow_ticket(), self.setup.data_on
+        recipe = self.setup._recipe_of(ticket)
         return MaskedTraining(
-            network, ticket, recipe, owner.data, progress, self.keep, self.until, optimizer, hooks, owner.ranks
+            network, ticket, recipe, data, progress, self.keep, self.until, optimizer, hooks, self.ranks
         )
 
     def shallow_ticket(self) -> Ticket:
-        """The ticket as the shallow network has it: an ordinary one."""
+        """Return the ticket for the shallow network: without removed units and their masks."""
         if not self.removed:
             return self.ticket
         gone = {name for unit in self.removed for name in unit.tensors}
@@ -195,16 +147,17 @@ class TrainRun:
         return replace(self.ticket, mask=mask, removed=())
 
     def dense(self, state: State) -> State:
-        """The shallow network's state as the dense network's."""
+        """Convert the shallow network's state to the dense network's."""
         if not self.removed:
             return state
         return dense_form(state, self.ticket.state.tensors(), self.removed, self.parameters)
 
     def beginning(self) -> tuple[State, State | None, Progress]:
-        """Where to start: the last checkpoint, or the ticket."""
+        """Return the state to start from: that of the last checkpoint, or else the ticket's."""
         if self.checkpoint.exists():
             try:
-                found = load_checkpoint(self.checkpoint)
+                found = load_checkpoint(self.checkpoint, self.stage.key)
+                self.check_kept(found[2])
                 LOG.info("continue training %s at step %d", self.stage.key[:12], found[2].step)
                 self.note_environment()
                 return found
@@ -218,56 +171,58 @@ class TrainRun:
             optimizer = {key: value for key, value in optimizer.items() if key.rpartition("/")[0] not in gone}
         return state, optimizer, Progress(self.ticket.step)
 
+    def check_kept(self, progress: Progress) -> None:
+        """Raise LotteryError where kept files make the checkpoint useless. A training's can be computed again."""
+
     def note_environment(self) -> None:
-        """Say where a training is continued by other versions or elsewhere than it was begun."""
-        then, now = recorded_environment(self.stage.folder), environment() | self.owner.facts()
+        """Warn if a training is continued with other versions or on another machine than it was begun."""
+        then, now = recorded_environment(self.stage.folder), environment() | self.setup.facts()
         changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
         if changed:
             LOG.warning("training %s was begun with %s", self.stage.key[:12], "; ".join(changed))
 
     def keep_state(self, module: MaskedTraining) -> None:
-        """Write network and optimizer at the present step."""
-        step = module.progress.step
-        state, optimizer = self.dense(module.snapshot()), optimizer_state(module.optimizer, module.network)
-        self.lease.check()
-        state_path, optimizer_path = Kept.paths(self.stage.folder, step)
-        save_state(state, state_path)
-        save_state(optimizer, optimizer_path)
-        module.progress.kept[str(step)] = {"state": state_digest(state), "optimizer": state_digest(optimizer)}
+        """Write the states of network and optimizer at the current step."""
+        step, optimizer = module.progress.step, optimizer_state(module.optimizer, module.network)
+        states = {"state": self.dense(module.snapshot()), "optimizer": optimizer}
+        for what, state in states.items():
+            save_state(state, kept_path(self.stage.folder, what, step))
+        module.progress.kept[str(step)] = {what: state_digest(state) for what, state in states.items()}
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due, by the clock or by the step count."""
-        steps = self.owner.checkpoint_steps
-        by_count = steps is not None and step - self.saved_step >= steps
-        return by_count or monotonic() - self.saved_at > self.owner.checkpoint_seconds
+        options = self.setup.config.train
+        by_count = options.checkpoint_steps is not None and step - self.saved_step >= options.checkpoint_steps
+        return by_count or monotonic() - self.saved_at > 60 * options.checkpoint_minutes
 
     def maybe_checkpoint(self, module: MaskedTraining) -> None:
-        """Save when it is due; after a stop signal, which any rank may have had, save and leave."""
-        step, ranks = module.progress.step, self.owner.ranks
-        signum, due = ranks.most(self.owner.stop.signum or 0, self.due(step))
+        """Save a checkpoint if it is due. After a stop signal on any rank, save and raise Interrupted."""
+        step = module.progress.step
+        signum, due = self.ranks.maximum(self.setup.stop.signum or 0, self.due(step))
         if not signum and not due:
             return
-        ranks.first_does(lambda: self.save(module, leaving=signum > 0))
-        self.saved_at, self.saved_step = monotonic(), step
+        self.ranks.on_first(lambda: self.save(module, leaving=signum > 0))
+        self.saved_at, self.saved_step, self.saved_batches = monotonic(), step, module.progress.measured
         if signum:
             raise Interrupted(signum, f"at step {step}")
 
     def save(self, module: MaskedTraining, leaving: bool) -> None:
-        """Write the checkpoint. A disk that is full for the moment does not end a training that could still finish."""
-        self.lease.check()
+        """Write the checkpoint. A failure, such as a full disk, is only logged, unless the process is `leaving`."""
         try:
-            save_checkpoint(module, self.checkpoint)
+            save_checkpoint(module, self.checkpoint, self.stage.key)
+            if (module.progress.step, module.progress.measured) > (self.saved_step, self.saved_batches):
+                self.setup.store.attempts.left()
+        except LeaseLost:
+            raise
         except LotteryError as error:
             if leaving:
                 raise
             LOG.warning("%s; the training goes on without this checkpoint", error)
 
     def finish(self, module: MaskedTraining) -> None:
-        """Measure, write the results, and seal the stage. The test set is read here and nowhere else."""
-        progress, ranks = module.progress, self.owner.ranks
-        state = module.snapshot()
-        if not ranks.alone:
-            ranks.same("trained network", state_digest(state))
+        """Measure, write the results, and seal the stage. A training reads the test set only here."""
+        progress, state = module.progress, module.snapshot()
+        self.ranks.check_same("trained network", lambda: state_digest(state))
         result: dict[str, Any] = {
             "kept": progress.kept,
             "curve": progress.curve,
@@ -276,31 +231,46 @@ class TrainRun:
         }
         if self.until is None:
             result |= _final_scores(module, state)
-        ranks.first_does(lambda: self.write(state, result))
+        self.ranks.on_first(lambda: self.write(state, result))
 
     def write(self, state: State, result: dict[str, Any]) -> None:
-        """The results, and the seal."""
-        self.lease.check()
+        """Write the results, and seal the stage."""
         state = self.dense(state)
+        result["kept"] = {step: digests for step, digests in result["kept"].items() if self.sound(step, digests)}
         save_state(state, self.stage.folder / "state.safetensors")
-        write_json(self.stage.folder / "result.json", {"state_digest": state_digest(state), **result})
-        self.stage.finish(without=(self.checkpoint.name,))
+        self.seal({"state_digest": state_digest(state), **result})
+
+    def seal(self, result: dict[str, Any]) -> None:
+        """Finish the stage, and remove its checkpoint."""
+        self.stage.finish(result, without=(self.checkpoint.name,))
         self.checkpoint.unlink(missing_ok=True)
+
+    def sound(self, step: str, digests: dict[str, str]) -> bool:
+        """Whether the states kept at a step are intact. Damaged ones are deleted, and `train` computes them again."""
+        try:
+            for reference in kept_states(self.stage.folder, step, digests).values():
+                reference.tensors()
+        except LotteryError as error:
+            LOG.warning("%s; it is computed again if it is needed", error)
+            for what in digests:
+                kept_path(self.stage.folder, what, step).unlink(missing_ok=True)
+            return False
+        return True
 
 
 def _final_scores(module: MaskedTraining, state: State) -> dict[str, Any]:
-    """Loss and accuracy of the trained network, which holds `state`, and the test accuracy at the early-stop step."""
+    """Measure the trained network, which holds `state`, and the test accuracy at the early-stop step."""
     scores: dict[str, Any] = {}
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
-        measured = module.score(split) if module.data.sizes[split] else (None, None)
+        measured = module.score(split, f"final {split}") if module.data.sizes[split] else (None, None)
         scores[f"{name}_loss"], scores[f"{name}_accuracy"] = measured
     best, step = module.progress.best_state, module.progress.best_step
     scores["early_stop_step"] = step
     scores["early_stop_test_accuracy"] = scores["test_accuracy"] if step == module.end else None
     if best is not None and step != module.end:
-        module.network.load_state_dict(best)
+        restore_(module.network, best)
         try:
-            scores["early_stop_test_accuracy"] = module.score("test")[1]
-        finally:  # a signal may end the measuring, and what is saved then is the network
-            module.network.load_state_dict(state)
+            scores["early_stop_test_accuracy"] = module.score("test", "early stop test")[1]
+        finally:  # a signal may end the measuring, and the network is saved then
+            restore_(module.network, state)
     return scores

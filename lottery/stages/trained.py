@@ -1,4 +1,4 @@
-"""A finished training, as methods see it. States are read from disk when asked for."""
+"""Finished trainings and searches, as methods see them. States are read from disk when asked for."""
 
 from __future__ import annotations
 
@@ -9,64 +9,91 @@ from typing import Any
 from lottery.errors import LotteryError
 from lottery.stages.store import Stage, recorded_environment
 from lottery.state import StateRef
-from lottery.ticket import Ticket
+from lottery.ticket import Mask, Ticket
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The full state of a training at one step: network and optimizer."""
-
-    state: StateRef
-    optimizer: StateRef
-
-    @classmethod
-    def paths(cls, folder: Path, step: int) -> tuple[Path, Path]:
-        return folder / f"state_{step:08d}.safetensors", folder / f"optimizer_{step:08d}.safetensors"
-
-    @classmethod
-    def read(cls, folder: Path, step: int, digests: dict[str, str]) -> Kept:
-        state, optimizer = cls.paths(folder, step)
-        return cls(StateRef.file(state, digests["state"]), StateRef.file(optimizer, digests["optimizer"]))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training."""
+class Finished:
+    """A finished stage of a ticket. `result`: its result.json; `cached`: whether it was found, not computed now."""
 
     ticket: Ticket
     key: str
     folder: Path
     result: dict[str, Any]
-    kept: dict[int, Kept]
     cached: bool
+
+    @property
+    def state(self) -> StateRef:
+        """The network's state at the end."""
+        return StateRef.file(self.folder / "state.safetensors", self.result["state_digest"])
+
+    def environment(self) -> dict[str, str]:
+        """Return library versions, machine and device with which the stage was computed."""
+        return recorded_environment(self.folder)
+
+
+@dataclass(frozen=True)
+class Trained(Finished):
+    """A finished training; pruned weights are exactly zero. `kept`: step -> the "state" and "optimizer" there."""
+
+    kept: dict[int, dict[str, StateRef]]
 
     @classmethod
     def read(cls, ticket: Ticket, stage: Stage, cached: bool) -> Trained:
         result = stage.result()
-        kept = {int(step): Kept.read(stage.folder, int(step), digests) for step, digests in result["kept"].items()}
-        return cls(ticket, stage.key, stage.folder, result, kept, cached)
-
-    @property
-    def state(self) -> StateRef:
-        """The trained network; pruned weights are exactly zero."""
-        return StateRef.file(self.folder / "state.safetensors", self.result["state_digest"])
+        kept = {int(step): kept_states(stage.folder, step, digests) for step, digests in result["kept"].items()}
+        return cls(ticket, stage.key, stage.folder, result, cached, kept)
 
     def at(self, step: int) -> StateRef:
-        """The network at the start, or at a kept step."""
-        return self.ticket.state if step == self.ticket.step else self._kept(step).state
+        """Return the network's state at the start, or at a kept step."""
+        return self.ticket.state if step == self.ticket.step else self._kept(step)["state"]
 
     def optimizer_at(self, step: int) -> StateRef | None:
-        """The optimizer's state at a kept step; at the start, what the ticket said (None: fresh)."""
-        return self.ticket.optimizer if step == self.ticket.step else self._kept(step).optimizer
+        """Return the optimizer's state at a kept step, or the ticket's at the start (None: fresh)."""
+        return self.ticket.optimizer if step == self.ticket.step else self._kept(step)["optimizer"]
 
-    def environment(self) -> dict[str, str]:
-        """Library versions, machine and device that it was computed with."""
-        return recorded_environment(self.folder)
-
-    def _kept(self, step: int) -> Kept:
+    def _kept(self, step: int) -> dict[str, StateRef]:
         if step not in self.kept:
             raise LotteryError(
                 f"step {step} of training {self.key[:12]} was not kept; kept: {sorted(self.kept)}; "
                 f"lab.train(ticket, keep=[{step}]) fills it in"
             )
         return self.kept[step]
+
+
+@dataclass(frozen=True)
+class Searched(Finished):
+    """A finished search. `state` holds θ, pruned weights included; the ticket's mask then removes these."""
+
+    @classmethod
+    def read(cls, ticket: Ticket, stage: Stage, cached: bool) -> Searched:
+        return cls(ticket, stage.key, stage.folder, stage.result(), cached)
+
+    @property
+    def mask(self) -> Mask:
+        """The mask that was found. LotteryError where the file holds another one."""
+        return stored_mask(self.folder / "mask.safetensors", self.result["mask_digest"])
+
+    @property
+    def snapshots(self) -> dict[int, Mask]:
+        """The masks kept during the search: step -> mask."""
+        found = sorted((int(step), digest) for step, digest in self.result["snapshots"].items())
+        return {step: stored_mask(kept_path(self.folder, "mask", step), digest) for step, digest in found}
+
+
+def kept_path(folder: Path, what: str, step: int | str) -> Path:
+    """Return the file in which a stage kept its "state", "optimizer" or "mask" at a step."""
+    return folder / f"{what}_{int(step):08d}.safetensors"
+
+
+def kept_states(folder: Path, step: int | str, digests: dict[str, str]) -> dict[str, StateRef]:
+    """Return references to the states of these digests that a training kept at a step."""
+    return {what: StateRef.file(kept_path(folder, what, step), digest) for what, digest in digests.items()}
+
+
+def stored_mask(path: Path, digest: str) -> Mask:
+    """Load a stage's mask. LotteryError where its digest is not this one."""
+    mask = Mask.load(path)
+    if mask.digest != digest:
+        raise LotteryError(f"{path}: not the mask that result.json names")
+    return mask

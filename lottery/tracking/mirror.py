@@ -1,116 +1,123 @@
-"""A study's results as they are finished, mirrored in a tracking service, each exactly once.
+"""Mirror a study's results in a tracking service as they are finished, each exactly once.
 
-A study that is continued is replayed from the store, row by row; the service is asked what it has on record, and is
-handed the rest. Nothing that happens to the service stops the study.
+A continued study is replayed from the store row by row, and only items without a record are sent. Failures of the
+service never stop the study.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lottery.config import Config
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, cause
 from lottery.files import file_digest
-from lottery.tracking.folder import Row
-from lottery.tracking.guard import harmless
-from lottery.tracking.rows import artifact_name, curve_rows, publishable, round_row, search_rows, summary, tags
-from lottery.tracking.sink import Image, Item, MaskFile, Metrics, Recorded, RunInfo, Sink
+from lottery.record.rows import Row
+from lottery.tracking.items import Artifact, Image, Item, RunInfo, publish, round_items, summary
+from lottery.tracking.wandb_guard import within
+from lottery.tracking.wandb_log import Recorded
+
+if TYPE_CHECKING:
+    from lottery.tracking.wandb import WandbSink
 
 LOG = logging.getLogger("lottery")
 
 
-class Mirror:
-    """The tracker over a sink.
+def harmless(method: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a method of the mirror: a failure or hang causes one warning, and disables the mirror.
 
-    Keys are fixed and the round is an axis: `round/test_accuracy`, `round/density/LAYER`, `round/probe/NAME`, and of a
-    control `round/control/KIND-COPY/test_accuracy`, against `round`. Training curves (`curve/val_loss`,
-    `curve/control/KIND-COPY/val_loss`, …) are drawn against `curve/total_step`: the tickets' trainings laid end to end,
-    each control beside its ticket. `curve/round` and `curve/step` say which training and which step of it a point is.
-    A search for a mask is `search/NAME`, as in search.csv, against `search/step`.
+    The method runs in a separate thread, since a service that is stopped or waits for a disk blocks its caller.
+    """
+
+    @wraps(method)
+    def guarded(self: Mirror, *args: Any) -> None:
+        if self.lost:
+            return
+        try:
+            within(self.patience, lambda: method(self, *args))
+        except (Exception, SystemExit) as error:
+            self.lost = True
+            what = f"{self.sink.label} failed ({cause(error)})"
+            LOG.warning("%s: the study goes on without it, all results are in %s", what, self.folder)
+
+    return guarded
+
+
+class Mirror:
+    """The tracker that passes results to a sink.
+
+    Keys are fixed, with `round` as their axis: `round/test_accuracy`, `round/density/LAYER`, `round/probe/NAME`, and
+    `round/control/KIND-COPY/test_accuracy` for a control. Training curves (`curve/val_loss`,
+    `curve/control/KIND-COPY/val_loss`, …) have the axis `curve/total_step`: the tickets' trainings end to end, each
+    control beside its ticket. `curve/round` and `curve/step` give the training of a point and the step in it.
+    A search for a mask is `search/NAME`, as in search.csv, with the axis `search/step`.
     Each ticket's mask is a version, alias `round-007`, of one artifact of type `mask`.
     """
 
-    def __init__(self, config: Config, key: str, folder: Path, sink: Sink) -> None:
+    def __init__(self, config: Config, key: str, folder: Path, sink: WandbSink) -> None:
         self.config, self.key, self.folder, self.sink = config, key, folder, sink
         self.patience, self.lost = sink.patience, False
-        self._run: RunInfo | None = None
+        self._run: RunInfo  # set by `start`
         self._opened = False
         self._recorded = Recorded()
         self._handed: list[str] = []
         self._curve_start = self._curve_end = 0
         self._tickets: list[Row] = []
 
-    @property
-    def label(self) -> str:
-        return self.sink.label
-
     # -- the tracker's four methods ---------------------------------------------------------------------------------
 
     def start(self, config_yaml: str) -> None:
-        """Open the run, unless the service knows the study as finished: then only if there is something new."""
+        """Open the run. If the service has the study as finished, the run is opened only when there is a new item."""
         self.sink.enter()
         self._start(config_yaml)
 
     @harmless
     def round(self, row: Row, curve: list[list[Any]], mask: Path) -> None:
-        """The training curve, the row, and for a ticket its mask."""
+        """Send the new items of a round or control (see `round_items`)."""
         if not row["control"]:
             self._curve_start = self._curve_end
             self._curve_end += max((point[0] for point in curve), default=row["steps"])
             self._tickets.append(row)
-        for point in curve_rows(row, curve, self._curve_start):
-            self._hand_over(Metrics(point))
-        if not row["control"]:
-            for point in search_rows(self.folder / "search.csv", row["round"]):
-                self._hand_over(Metrics(point))
-        self._hand_over(Metrics(round_row(row)))
-        if not row["control"]:
-            self._hand_over(MaskFile.of(row, artifact_name(self.config.name, self.key), mask))
+        artifact = Artifact.mask(self.config.name, self.key, row, mask)
+        publish(round_items(row, curve, self._curve_start, self.folder, artifact), self)
 
     @harmless
     def figure(self, path: Path) -> None:
-        """A figure, as an image."""
-        self._hand_over(Image(f"figure/{path.stem}", path, file_digest(path)))
+        """Send a figure as an image."""
+        publish([Image(f"figure/{path.stem}", path, file_digest(path))], self)
 
     def close(self, status: str) -> None:
-        """End the run, and give back what the service changed in this process."""
+        """End the run, and undo the changes of the service to this process."""
         self._finish(status)
         self.sink.leave(min(self.patience, 10.0))
 
-    # -- what they are made of --------------------------------------------------------------------------------------
+    # -- the client of `publish` ------------------------------------------------------------------------------------
+
+    def has(self, item: Item) -> bool:
+        return item.id in self._recorded.items
+
+    def take(self, item: Item) -> None:
+        self._open()
+        self.sink.take(item)
+        self._recorded.items.add(item.id)
+        self._handed.append(item.id)
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
 
     @harmless
     def _start(self, config_yaml: str) -> None:
-        from omegaconf import OmegaConf
-
-        options = self.config.tracker
-        config = publishable(OmegaConf.to_container(OmegaConf.create(config_yaml), resolve=True))
-        name = f"{self.config.name} seed {self.config.seed} ({self.key})"
-        self._run = RunInfo(self.key, name, options.group or self.config.name, tags(config, options.tags), config)
+        self._run = RunInfo.of(self.config, self.key, config_yaml)
         self._recorded = self.sink.recorded()
         if not self._recorded.finished:
             self._open()
 
     def _open(self) -> None:
         if not self._opened:
-            assert self._run is not None, "start() comes first"
             self.sink.open(self._run)
             self._opened = True
-
-    def _hand_over(self, item: Item) -> None:
-        if item.id in self._recorded.items:
-            return
-        self._open()
-        if isinstance(item, Metrics):
-            self.sink.metrics(item.figures)
-        elif isinstance(item, Image):
-            self.sink.image(item.key, item.path)
-        else:
-            self.sink.artifact(item, item.metadata())
-        self._recorded.items.add(item.id)
-        self._handed.append(item.id)
 
     @harmless
     def _finish(self, status: str) -> None:

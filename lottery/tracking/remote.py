@@ -1,8 +1,7 @@
-"""The W&B server as `python -m lottery sync` needs it: runs by id, what they logged and used, and uploads."""
+"""The W&B server, for `python -m lottery sync`: look up runs and their artifacts, and upload."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,42 +10,22 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Literal
 
 from lottery.errors import LotteryError
-from lottery.tracking.lineage import Artifact, artifact_id
+from lottery.tracking.items import Artifact
 
-API_SECONDS = 20  # what an answer may take
-UPLOAD_SECONDS = 600.0  # what the upload of one artifact may take
+API_SECONDS = 20  # timeout of an answer
+UPLOAD_SECONDS = 600  # timeout of the upload of one artifact
 
-
-class Remote(Protocol):
-    """A project on a server. Every call may raise LotteryError: then nothing is known of what it was to do."""
-
-    def reach(self) -> None:
-        """See whether the server answers, and lets us in."""
-
-    def upload(self, segments: Sequence[Path]) -> None:
-        """Send transaction logs of one run, oldest first."""
-
-    def has_run(self, key: str) -> bool:
-        """Whether the run is on the server."""
-
-    def logged(self, key: str) -> set[str]:
-        """The ids of the artifacts that a run made."""
-
-    def used(self, key: str) -> set[str]:
-        """The ids of the artifacts that a run used."""
-
-    def log_artifact(self, key: str, artifact: Artifact, exit_code: int) -> None:
-        """Add an artifact to what a run made; the run has ended, and its exit code stays what it was."""
-
-    def use_artifact(self, key: str, artifact: Artifact, exit_code: int) -> None:
-        """Add an artifact to what a run used. One that nobody made, a file of the user's, is recorded with that."""
+Kind = Literal["made", "used"]
 
 
-class WandbRemote:
-    """The real one, through W&B's command line and its API."""
+class Remote:
+    """A project on a server, accessed by W&B's command line and its API.
+
+    Every call may raise LotteryError; then it is unknown whether the call took effect.
+    """
 
     def __init__(self, project: str, entity: str | None) -> None:
         self.project, self._entity = project, entity or os.environ.get("WANDB_ENTITY")
@@ -64,50 +43,59 @@ class WandbRemote:
             return self._entity or self.api.default_entity
 
     def reach(self) -> None:
+        """Check that the server answers and accepts the key."""
         with told("reach the server"):
-            assert self.api  # it checks the key
+            assert self.api  # creating it checks the key
 
     def upload(self, segments: Sequence[Path]) -> None:
-        """With `wandb sync`, whose exit status is 0 whatever happens: a log that it sent is marked."""
+        """Send transaction logs of one run, oldest first, with `wandb sync`.
+
+        Its exit status is always 0, so success is read from its mark beside each log. Raises LotteryError without it.
+        """
         before = {path: marked(path) for path in segments}
         command = [sys.executable, "-m", "wandb", "sync", "--include-synced"]
         command += ["--project", self.project, "--entity", self.entity]
         done = subprocess.run(
             [*command, *map(str, segments)], env={**os.environ, "WANDB_SILENT": "false"}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
         )  # fmt: skip
         for path in segments:
             if marked(path) == before[path]:
                 raise LotteryError(f"W&B did not take {path.parent.name}: {complaint(done.stdout)}")
 
     def has_run(self, key: str) -> bool:
+        """Whether the run is on the server."""
         return self._run(key) is not None
 
-    def logged(self, key: str) -> set[str]:
-        with told("list the artifacts of a run"):
-            return ids(self._existing(key).logged_artifacts())
+    def ids(self, key: str, kind: Kind) -> set[str]:
+        """Return the ids of the artifacts of lottery that a run made, or used."""
+        with told(f"list what a run {kind}"):
+            run = self._existing(key)
+            found = run.logged_artifacts() if kind == "made" else run.used_artifacts()
+            return {known(artifact).server_id for artifact in found if "digest" in artifact.metadata}
 
-    def used(self, key: str) -> set[str]:
-        with told("list the inputs of a run"):
-            return ids(self._existing(key).used_artifacts())
+    def add(self, key: str, kind: Kind, artifact: Artifact, exit_code: int) -> None:
+        """Add an artifact to those that an ended run made, or used. The run ends again with `exit_code`.
 
-    def log_artifact(self, key: str, artifact: Artifact, exit_code: int) -> None:
-        with told(f"upload {artifact.id}"), self._resumed(key, exit_code) as run, packed(artifact) as package:
-            run.log_artifact(package, aliases=["latest", artifact.alias]).wait(timeout=UPLOAD_SECONDS)
+        A user's file, which no run made, is created on the server when it is used.
+        """
+        from lottery.tracking.wandb import log_artifact, package
 
-    def use_artifact(self, key: str, artifact: Artifact, exit_code: int) -> None:
-        with told(f"use {artifact.id}"):
-            if artifact.type == "weights" and "file" in artifact.metadata:
-                with self._resumed(key, exit_code) as run, packed(artifact) as package:
-                    run.use_artifact(package)
+        with told(f"{'upload' if kind == 'made' else 'use'} {artifact.server_id}"):
+            if kind == "made":
+                with self._resumed(key, exit_code) as run:
+                    log_artifact(run, artifact).wait(timeout=UPLOAD_SECONDS)
+            elif "file" in artifact.facts:
+                with self._resumed(key, exit_code) as run:
+                    run.use_artifact(package(artifact))
             else:
                 name = f"{self.entity}/{self.project}/{artifact.name}:{artifact.alias}"
                 self._existing(key).use_artifact(self.api.artifact(name, type=artifact.type))
 
-    # -- how --------------------------------------------------------------------------------------------------------
+    # -- helpers ----------------------------------------------------------------------------------------------------
 
     def _run(self, key: str) -> Any | None:
-        """The run as the server knows it, or None."""
+        """Return the server's run, or None where there is none."""
         import wandb
 
         with told("look a run up"):
@@ -126,7 +114,6 @@ class WandbRemote:
 
     @contextmanager
     def _resumed(self, key: str, exit_code: int) -> Iterator[Any]:
-        """The run, open for writing."""
         import wandb
 
         from lottery.tracking.wandb import run_settings
@@ -144,7 +131,7 @@ class WandbRemote:
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Whatever W&B raises, as a LotteryError that says what was tried."""
+    """Turn any exception of W&B into a LotteryError that names the attempted action, `what`."""
     try:
         yield
     except LotteryError:
@@ -154,40 +141,21 @@ def told(what: str) -> Iterator[None]:
         raise LotteryError(f"W&B: cannot {what}: {lines[0]}") from error
 
 
-def ids(artifacts: Any) -> set[str]:
-    """What artifacts of ours are known by; others are none of our business."""
-    found = set()
-    for artifact in artifacts:
-        facts = artifact.metadata
-        if "digest" in facts:
-            found.add(artifact_id(artifact.name.partition(":")[0], facts.get("round", 0), facts["digest"]))
-    return found
-
-
-@contextmanager
-def packed(artifact: Artifact) -> Iterator[Any]:
-    """W&B's own object: the mask's file, or the metadata as a file."""
-    import wandb
-
-    package = wandb.Artifact(artifact.name, type=artifact.type, metadata=artifact.metadata)
-    with TemporaryDirectory() as folder:
-        path = artifact.path
-        if path is None:
-            path = Path(folder) / f"{artifact.type}.json"
-            path.write_text(json.dumps(artifact.metadata, indent=1, sort_keys=True) + "\n")
-        package.add_file(str(path), name=path.name, skip_cache=True)
-        yield package
+def known(artifact: Any) -> Artifact:
+    """Convert an artifact of the server to an Artifact."""
+    facts = artifact.metadata
+    return Artifact(artifact.name.partition(":")[0], artifact.type, facts.get("round", 0), facts["digest"])
 
 
 def complaint(output: str) -> str:
-    """The line of `wandb sync` that says what went wrong."""
+    """Return the line in the output of `wandb sync` that gives the error."""
     lines = [line.removeprefix("wandb: ").strip() for line in output.splitlines()]
     errors = [line.removeprefix("ERROR ") for line in lines if line.startswith("ERROR ")]
     return (errors or [line for line in lines if line] or ["no reason given"])[-1]
 
 
 def marked(segment: Path) -> int:
-    """When `wandb sync` last took this log, in nanoseconds; 0 if never."""
+    """Return when `wandb sync` last sent this log, in nanoseconds of unix time; 0 if never."""
     try:
         return os.stat(f"{segment}.synced").st_mtime_ns
     except FileNotFoundError:

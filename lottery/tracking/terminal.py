@@ -1,6 +1,6 @@
-"""What a person sees while a study runs: a row a round, and a live line of the training under way.
+"""Show a running study on the terminal: a row a round, and a live line for the present training.
 
-Those who look from elsewhere read `status.json`, which is kept up to date from here.
+Also keeps the status file in the run folder up to date, for readers elsewhere.
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ from typing import TYPE_CHECKING, Any
 from rich import progress as bars
 from rich.console import Console
 
-from lottery.tracking.status import Progress, StatusFile, duration
+from lottery.record.names import STUDY_LOG
+from lottery.record.status import StatusFile, StudyProgress, duration
 
 if TYPE_CHECKING:
+    from lottery.record.rows import Row
     from lottery.ticket import Ticket
-    from lottery.tracking.folder import Row
 
 LOG = logging.getLogger("lottery")
 
-# title, width, how a row's value is shown
+# title, width, function from a row to the text
 COLUMNS: list[tuple[str, int, Any]] = [
     ("round", 5, lambda r: str(r["round"])),
     ("control", 10, lambda r: f"{r['control']} {r['copy']}" if r["control"] else "-"),
     ("density", 8, lambda r: f"{100 * r['density']:.2f}%"),
     ("kept", 9, lambda r: f"{r['kept']:,}"),
-    ("train acc", 9, lambda r: percent(r["train_accuracy"])),
-    ("val acc", 8, lambda r: percent(r["val_accuracy"])),
-    ("test acc", 8, lambda r: percent(r["test_accuracy"])),
+    ("train acc", 9, lambda r: _accuracy(r["train_accuracy"])),
+    ("val acc", 8, lambda r: _accuracy(r["val_accuracy"])),
+    ("test acc", 8, lambda r: _accuracy(r["test_accuracy"])),
     ("stop step", 9, lambda r: "-" if r["early_stop_step"] is None else f"{r['early_stop_step']:,}"),
-    ("test@stop", 9, lambda r: percent(r["early_stop_test_accuracy"])),
+    ("test@stop", 9, lambda r: _accuracy(r["early_stop_test_accuracy"])),
     ("seconds", 8, lambda r: "cached" if r["cached"] else f"{r['seconds']:.1f}"),
 ]
 
 
-def percent(value: float | None) -> str:
+def _accuracy(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
@@ -45,12 +46,12 @@ def header() -> str:
 
 
 def line(row: Row) -> str:
-    """One row of the table; the same text on the terminal, in study.log and when a study is run again."""
+    """Format one row of the table, for the terminal and the log."""
     return "  ".join(f"{show(row):>{width}}" for _, width, show in COLUMNS)
 
 
 class _Show(logging.Handler):
-    """Log records on the console, above the live line if there is one."""
+    """A handler that prints log records on the console, above the live line if there is one."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.INFO)
@@ -62,7 +63,7 @@ class _Show(logging.Handler):
 
 
 class Terminal:
-    """Shows and logs. Not on a terminal it prints plain lines, and one about progress every half minute."""
+    """A display and log of a study. Without a terminal it prints plain lines, and progress every 30 s."""
 
     PLAIN_SECONDS = 30.0
 
@@ -70,18 +71,18 @@ class Terminal:
         self.console = Console()
         self.live = live and self.console.is_terminal
         self._handlers: list[logging.Handler] = []
-        self._before = LOG.level, LOG.propagate  # of the logger, which is given back as it was
+        self._before = LOG.level, LOG.propagate  # of the logger, restored by `close`
         self._bar: bars.Progress | None = None
         self._task: bars.TaskID | None = None
         self._plain_at = monotonic()
         self._waited_for = ""
-        self.progress = Progress()
+        self.progress = StudyProgress()
         self.status = StatusFile(self.progress)
 
     def open(self, folder: Path, title: str, trainings: int) -> None:
-        """Start showing, and writing study.log in the run folder."""
+        """Start the display, and the log and status in the run folder."""
         self.progress.trainings = trainings
-        file = logging.FileHandler(folder / "study.log")
+        file = logging.FileHandler(folder / STUDY_LOG)
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
         self._handlers = [file, _Show(self.console)]
         self._before = LOG.level, LOG.propagate
@@ -101,7 +102,7 @@ class Terminal:
         self.status.open(folder)
 
     def tick(self, ticket: Ticket, step: int, loss: float, accuracy: float | None) -> None:
-        """A few times a second while a training runs."""
+        """Show progress. Called a few times a second while a training runs."""
         now = self.progress
         now.tick(ticket, step)
         self._waited_for = ""
@@ -119,9 +120,9 @@ class Terminal:
             LOG.info("%s: %s", where, text)
 
     def waiting(self, text: str) -> None:
-        """Somebody else computes what comes next: `text` says who, such as "waiting for study ... on node3".
+        """Show that another process computes the next stage. text: names it, such as "waiting for study ... on node3".
 
-        To be called as often as one likes while it lasts: logged when it is news, cleared by the next tick or round.
+        May be called repeatedly: only a new text is logged. The next tick or round clears it.
         """
         self.progress.waiting = text
         self._show(self.progress.where, text, 0.0)
@@ -132,14 +133,14 @@ class Terminal:
         self.status.write()
 
     def _show(self, where: str, text: str, share: float) -> bool:
-        """Update the live line, if there is one."""
+        """Update the live line. Returns whether there is one."""
         if self._bar is None or self._task is None:
             return False
         self._bar.update(self._task, description=where, completed=share, text=text)
         return True
 
     def round(self, row: Row, cached: bool) -> None:
-        """A finished round's row."""
+        """Show a finished round's row."""
         LOG.info(line(row))
         self.progress.finished(cached)
         self.status.write()

@@ -1,4 +1,4 @@
-"""Where results are mirrored while a study runs. The run folder is the record of truth; a tracker may be lost."""
+"""Trackers, which mirror results while a study runs. The run folder is the record of truth; a tracker may fail."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lottery.config import Config
-from lottery.tracking.folder import Row
-from lottery.tracking.rows import probe_figures
+from lottery.record.names import CSV, WANDB
+from lottery.record.rows import Row
+from lottery.tracking.items import probe_figures
 
 
-class Tracker(Protocol):
-    """A sink for one study's results. No method may raise for a reason of the sink's own."""
+class StudyTracker(Protocol):
+    """A mirror of one study's results elsewhere. Its methods must not raise when that service fails."""
 
     def start(self, config_yaml: str) -> None:
-        """Before the first round."""
+        """Begin. Called before the first round."""
 
     def round(self, row: Row, curve: list[list[Any]], mask: Path) -> None:
-        """A finished round or control: its row, its training curve [step, split, loss, accuracy], its mask's file."""
+        """Record a finished round or control. curve: entries [step, split, loss, accuracy]. mask: the mask's file."""
 
     def figure(self, path: Path) -> None:
-        """A figure drawn at the end."""
+        """Record a figure drawn at the end of the study."""
 
     def close(self, status: str) -> None:
-        """After the last round, or after a failure: "finished" or "failed"."""
+        """End, after the last round or a failure. status: "finished" or "failed"."""
 
 
 class NoTracker:
-    """Nothing beyond the run folder's own files."""
+    """A tracker that writes nothing."""
 
     def start(self, config_yaml: str) -> None: ...
 
@@ -40,10 +41,10 @@ class NoTracker:
 
 
 class CsvTracker(NoTracker):
-    """`rounds.csv` in the run folder: the table for a spreadsheet, one column a layer's density."""
+    """A CSV file of the rows in the run folder, for spreadsheets, with one column for each layer's density."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "rounds.csv"
+        self.path = folder / CSV
         self.rows: list[Row] = []
 
     def round(self, row: Row, curve: list[list[Any]], mask: Path) -> None:
@@ -53,23 +54,18 @@ class CsvTracker(NoTracker):
         flat |= {f"density/{name}": value for name, value in row["layer_density"].items()} | probe_figures(row)
         self.rows.append(flat)
         columns = list(dict.fromkeys(key for known in self.rows for key in known))
-        with self.path.open("w", newline="") as file:
+        with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
 
 
-def make_tracker(config: Config, key: str, folder: Path) -> Tracker:
-    """The tracker that the configuration names."""
+def make_tracker(config: Config, key: str, folder: Path) -> StudyTracker:
+    """Return the tracker that the configuration names."""
     name = config.tracker.name
     if name == "wandb":
         from lottery.tracking.mirror import Mirror
         from lottery.tracking.wandb import WandbSink
 
-        return Mirror(config, key, folder, WandbSink(config.tracker, key, folder / "wandb"))
-    if name == "trackio":
-        from lottery.tracking.mirror import Mirror
-        from lottery.tracking.trackio import TrackioSink
-
-        return Mirror(config, key, folder, TrackioSink(config.tracker, key, Path(config.paths.runs) / ".trackio"))
+        return Mirror(config, key, folder, WandbSink(config.tracker, key, folder / WANDB))
     return CsvTracker(folder) if name == "csv" else NoTracker()

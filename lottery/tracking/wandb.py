@@ -1,106 +1,105 @@
-"""W&B, through Lightning's logger: a mirror of the run folder, which a study can lose and go on.
+"""Record a study in W&B through Lightning's logger. The study continues if W&B fails.
 
-Offline unless the user is logged in or asks for online. Whatever happens to W&B (it cannot be imported, its service is
-killed or hangs, its disk is full, the network is gone) costs one line of warning, and the mirror.
+Without a login the study is recorded offline. Any failure of W&B (it cannot be imported, its service is killed or
+hangs, its disk is full, the network is gone) costs one line of warning, and the mirror.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import netrc
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from lottery.config import Tracker
 from lottery.errors import cause
-from lottery.tracking.sink import Figures, MaskFile, Recorded, RunInfo
+from lottery.tracking.items import Artifact, Image, Item, Metrics, RunInfo
 from lottery.tracking.wandb_guard import check_room, end_service, process_state
-from lottery.tracking.wandb_log import contents, recorded
+from lottery.tracking.wandb_log import Recorded, contents, recorded
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
+    from wandb import Artifact as Logged
     from wandb import Run, Settings
 
 LOG = logging.getLogger("lottery")
 
-CONNECT_SECONDS = 30.0  # how long an online run may take to begin; WANDB_INIT_TIMEOUT overrides it
-UPLOAD_SECONDS = 120.0  # how long its end may wait for uploads; `wandb sync` sends what is left
-FLUSH_SECONDS = 5.0  # how long the end waits for the last rows to be in W&B's file; ten times its interval
+Policy = Literal["mutable", "immutable"]
+
+CONNECT_SECONDS = 30.0  # timeout for the start of an online run; WANDB_INIT_TIMEOUT overrides it
+UPLOAD_SECONDS = 120.0  # timeout for uploads at the end of a run; `wandb sync` sends the rest
+FLUSH_SECONDS = 5.0  # timeout for the last rows to reach W&B's file; ten times its flush interval
 
 
 class WandbSink:
-    """One W&B run a study, its id the study's key; each time the study ran is a segment of it, a folder in wandb/."""
+    """One W&B run a study, whose id is the study's key. Each run of the study adds a segment, a folder in wandb/.
 
-    label = "W&B"
-    patience = CONNECT_SECONDS + UPLOAD_SECONDS + 30.0
+    Call `open` before recording; `leave` may be called at any time. Callers must handle any exception, and hangs, of
+    all methods but `leave`, which raises nothing and returns within about its argument's seconds.
+    """
+
+    label = "W&B"  # name in warnings
+    patience = CONNECT_SECONDS + UPLOAD_SECONDS + 30.0  # seconds after which a call counts as hung
 
     def __init__(self, options: Tracker, key: str, folder: Path) -> None:
         self.options, self.key, self.folder = options, key, folder
-        self.keeps = True
-        self._logger: WandbLogger | None = None
+        self.keeps = True  # whether items are recorded; False where W&B is disabled
+        self.logger: WandbLogger  # Lightning's, once the run is open
         self._process = ExitStack()
         self._own_service = False
-
-    @property
-    def logger(self) -> WandbLogger:
-        """Lightning's logger, once the run is open."""
-        assert self._logger is not None, "open() comes first"
-        return self._logger
 
     # -- the sink's calls -------------------------------------------------------------------------------------------
 
     def enter(self) -> None:
-        self._own_service = "WANDB_SERVICE" not in os.environ  # W&B's own sign of a session that somebody else began
+        """Prepare this process for W&B (see `process_state`)."""
+        self._own_service = "WANDB_SERVICE" not in os.environ  # W&B sets it for a session begun by another process
         self._process.enter_context(process_state(self.folder))
 
     def recorded(self) -> Recorded:
+        """Read the items on record from earlier runs of the study, and those of this run that are on disk."""
         return recorded(self.folder, self.key, self.options.project, self.options.entity)
 
     def open(self, run: RunInfo) -> None:
+        """Begin or continue the study's run."""
         from pytorch_lightning.loggers import WandbLogger
         from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-        # A study is one process; Lightning would take a task of `srun -n 4` for a worker that must not log.
+        # A study is one process, but Lightning would take a task of `srun -n 4` for a worker that must not log.
         rank_zero_only.rank = 0  # type: ignore[attr-defined]
         opened = self._open_run(run)
         self.keeps = not opened.disabled
-        # Given a run, the logger does not make trainer/global_step the axis of everything.
-        self._logger = WandbLogger(experiment=opened)
+        # With a given run, the logger does not make trainer/global_step the axis of all figures.
+        self.logger = WandbLogger(experiment=opened)
         self.logger.log_hyperparams(run.config)
-        opened.define_metric("round")
-        opened.define_metric("round/*", step_metric="round")
-        opened.define_metric("curve/total_step")
-        opened.define_metric("curve/*", step_metric="curve/total_step")
-        opened.define_metric("search/step")
-        opened.define_metric("search/*", step_metric="search/step")
+        for figures, axis in {"round/*": "round", "curve/*": "curve/total_step", "search/*": "search/step"}.items():
+            opened.define_metric(axis)
+            opened.define_metric(figures, step_metric=axis)
 
-    def metrics(self, figures: Figures) -> None:
-        self.logger.log_metrics(figures)
-
-    def image(self, key: str, path: Path) -> None:
+    def take(self, item: Item) -> None:
+        """Record an item, without a step: W&B numbers the rows itself."""
         import wandb
 
-        self.logger.experiment.log({key: wandb.Image(str(path))})
+        if isinstance(item, Metrics):
+            self.logger.log_metrics(item.figures)
+        elif isinstance(item, Image):
+            self.logger.experiment.log({item.key: wandb.Image(str(item.path))})
+        else:
+            log_artifact(self.logger.experiment, item, "immutable")  # no copy: the run folder has the file
+            self._check_room()
 
-    def artifact(self, mask: MaskFile, metadata: dict[str, Any]) -> None:
-        """W&B makes no copy of the file: the run folder has it."""
-        import wandb
-
-        artifact = wandb.Artifact(mask.artifact, type="mask", metadata=metadata)
-        artifact.add_file(str(mask.path.resolve()), name=mask.path.name, policy="immutable", skip_cache=True)
-        self.logger.experiment.log_artifact(artifact, aliases=["latest", mask.alias])
-        self._check_room()
-
-    def summary(self, figures: Figures) -> None:
+    def summary(self, figures: Mapping[str, float]) -> None:
+        """Record the figures that summarize the study."""
         self.logger.experiment.summary.update(dict(figures))
 
     def close(self, exit_code: int) -> None:
-        """W&B's own finish() returns before the last rows are in the file."""
+        """End the run, and wait up to FLUSH_SECONDS until all is on disk, which is after W&B's finish() returns."""
         run = self.logger.experiment
         run.finish(exit_code=exit_code)
         until = monotonic() + FLUSH_SECONDS
@@ -109,17 +108,18 @@ class WandbSink:
         self._check_room()
 
     def leave(self, seconds: float) -> None:
+        """End W&B's service, by force if it does not answer, and undo W&B's changes to this process."""
         if self._own_service and sys.modules.get("wandb"):
             end_service(seconds)
         self._process.close()
 
-    # -- what they are made of --------------------------------------------------------------------------------------
+    # -- helpers ----------------------------------------------------------------------------------------------------
 
     def _open_run(self, run: RunInfo) -> Run:
-        """The study's run; recorded offline if the server cannot be reached."""
+        """Open the study's run, offline if the server cannot be reached."""
         import wandb
 
-        # Where its file cannot be written, each line of W&B's log would be a traceback on the terminal.
+        # If W&B's log file is not writable, each line of the log would cause a traceback on the terminal.
         own_log = logging.getLogger("wandb")
         self._process.callback(own_log.setLevel, own_log.level)
         own_log.setLevel(logging.CRITICAL + 1)
@@ -138,7 +138,7 @@ class WandbSink:
             if mode != "online":
                 raise
             LOG.warning("W&B: %s; recorded offline, `python -m lottery sync` sends it later", cause(error))
-            if self._own_service:  # in the old one the run's id is taken
+            if self._own_service:  # the run's id is taken in the old service
                 wandb.teardown()
             return init("offline")
 
@@ -147,22 +147,40 @@ class WandbSink:
             check_room(self.folder)
 
 
+def log_artifact(run: Run, artifact: Artifact, policy: Policy = "mutable") -> Logged:
+    """Log an artifact as made by a run, under its alias."""
+    return run.log_artifact(package(artifact, policy), aliases=["latest", artifact.alias])
+
+
+def package(artifact: Artifact, policy: Policy = "mutable") -> Logged:
+    """Build W&B's artifact, of the mask's file or a JSON file of facts. W&B copies mutable files before the upload."""
+    import wandb
+
+    made = wandb.Artifact(artifact.name, type=artifact.type, metadata=artifact.metadata())
+    if artifact.path:
+        made.add_file(str(artifact.path.resolve()), name=artifact.path.name, policy=policy, skip_cache=True)
+    else:
+        with made.new_file(f"{artifact.type}.json", encoding="utf-8") as file:
+            file.write(json.dumps(artifact.facts, indent=1, sort_keys=True) + "\n")
+    return made
+
+
 def run_settings() -> Settings:
-    """What W&B may record of this machine, and how long it may take."""
+    """Return settings that keep facts on this machine out of W&B's records, and limit its waiting times."""
     import wandb
 
     return wandb.Settings(
         console="off", silent=True, save_code=False, disable_code=True, disable_git=True, x_disable_meta=True,
         x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
-        reinit="create_new",  # a run that the user has open in this process is left alone
+        reinit="create_new",  # leave alone a run that the user has open in this process
         init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", CONNECT_SECONDS)),
         finish_timeout=UPLOAD_SECONDS, finish_timeout_raises=True,
-        x_transaction_log_flush_interval=0.5,  # seconds of figures that a kill may lose
+        x_transaction_log_flush_interval=0.5,  # seconds of data that a kill may lose
     )  # fmt: skip
 
 
 def run_mode(wanted: str, settings: Any) -> str:
-    """W&B's mode for `tracker.mode`; `auto` is what WANDB_MODE or `wandb offline` say, else online if logged in."""
+    """Return W&B's mode for `tracker.mode`. `auto`: by WANDB_MODE or `wandb offline`, else online if logged in."""
     key = logged_in(settings)
     if wanted == "auto":
         said = "WANDB_MODE" in os.environ or settings.mode != "online"
@@ -174,7 +192,7 @@ def run_mode(wanted: str, settings: Any) -> str:
 
 
 def logged_in(settings: Any) -> bool:
-    """Whether a key for the W&B server is at hand; looked up without network."""
+    """Whether a key for the W&B server is available on this machine; uses no network."""
     if settings.api_key or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     try:

@@ -1,8 +1,8 @@
-"""What W&B wrote into a run folder's wandb/: its transaction logs, read back.
+"""Read W&B's transaction logs in a run folder.
 
-A file `run-KEY.wandb` is 7 bytes, then records in the framing of LevelDB's log: blocks of 32 KiB, in them chunks of
-crc32 (4 bytes, little-endian, over type and data), length (2), type (1: whole record, 2-4: its first, middle and last
-part). A kill leaves a torn end, which is not a record. The records are W&B's own protobuf messages.
+A file `run-KEY.wandb` has a header of 7 bytes, then records in the framing of LevelDB's log: blocks of 32 KiB with
+chunks. A chunk is a crc32 (4 bytes, little-endian, over type and data), length (2), type (1 byte: 1 is a whole record,
+2-4 its first, middle and last part), data. A kill may leave a torn last record. Records are W&B's protobuf messages.
 """
 
 from __future__ import annotations
@@ -10,28 +10,39 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import unpack_from
 from typing import Any
 from zlib import crc32
 
-from lottery.files import write_json
-from lottery.tracking.sink import Metrics, Recorded
+from lottery.files import Unreadable, read_json, write_json
+from lottery.tracking.items import Artifact, Image, Metrics
+from lottery.values import fits
 
 HEADER, BLOCK, CHUNK = 7, 1 << 15, 7
 FULL, LAST = 1, 4
-MEMORY = "recorded.json"  # what each log holds: logs that were sent may be deleted (`wandb clean`)
+LOG_KEYS = {"size", "entity", "project", "items", "exit"}
+MEMORY = "recorded.json"  # the content of each log, since sent logs may be deleted (`wandb clean`)
+
+
+@dataclass
+class Recorded:
+    """The `id`s of a study's items on record, and whether the study is recorded as done."""
+
+    items: set[str] = field(default_factory=set)
+    finished: bool = False
 
 
 def recorded(folder: Path, key: str, project: str, entity: str | None) -> Recorded:
-    """What the logs under `folder` (wandb/) hold of this study in this project, and those that were there once.
+    """Return the items of a study in a project from the logs in W&B's `folder`, including deleted logs read before.
 
-    A log that has not grown is not read again.
+    A log of unchanged size is not read again.
     """
     memory: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        memory = json.loads((folder / MEMORY).read_text())
-    known = dict(memory)
+    with suppress(Unreadable):
+        memory = read_json(folder / MEMORY)
+    known = {name: log for name, log in memory.items() if fits(log, dict[str, Any]) and log.keys() >= LOG_KEYS}
     for path in folder.glob(f"*run-*-{key}/run-{key}.wandb"):
         size = path.stat().st_size
         if known.get(path.parent.name, {}).get("size") != size:
@@ -45,12 +56,12 @@ def recorded(folder: Path, key: str, project: str, entity: str | None) -> Record
 
 
 def _age(log: tuple[str, Any]) -> str:
-    """The folder's name from its date on: [offline-]run-DATE_TIME-KEY."""
+    """Return the part of a folder's name [offline-]run-DATE_TIME-KEY from its date on."""
     return log[0].partition("run-")[2]
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """Of one log: entity and project, the ids of the items, the exit code (None: was killed, or goes on)."""
+    """Return a log's entity, project, ids of items, and exit code (None: killed, or still running)."""
     found: dict[str, Any] = {"entity": "", "project": "", "items": [], "exit": None}
     for record in records(path):
         kind = record.WhichOneof("record_type")
@@ -59,21 +70,22 @@ def contents(path: Path) -> dict[str, Any]:
         elif kind == "history":
             found["items"].append(_row_id(record.history))
         elif kind == "artifact" and record.artifact.type == "mask":
-            told = json.loads(record.artifact.metadata)
-            found["items"].append(f"round-{told['round']:03d} {told['digest'][:16]}")
+            with suppress(ValueError, TypeError, KeyError):  # not an artifact of lottery
+                told = json.loads(record.artifact.metadata)
+                found["items"].append(Artifact("", "mask", told["round"], told["digest"]).id)
         elif kind == "exit":
             found["exit"] = record.exit.exit_code
     return found
 
 
 def _row_id(history: Any) -> str:
-    """The id of the item that a history row was; nothing for a row that is none of ours."""
+    """Return the id of the item in a history row; "" for a row that lottery did not log."""
     row = {}
     for item in history.item:
         name, *part = item.nested_key or [item.key]
-        if part == ["sha256"]:  # of an image, which has a row of its own
-            return f"{name} {json.loads(item.value_json)[:16]}"
-        if name[0] != "_":  # W&B's own columns: step, time
+        if part == ["sha256"]:  # an image, which is alone in its row
+            return Image(name, Path(), json.loads(item.value_json)).id
+        if name[0] != "_":  # skip W&B's columns: step, time
             row["/".join([name, *part])] = json.loads(item.value_json)
     try:
         return Metrics(row).id
@@ -82,22 +94,27 @@ def _row_id(history: Any) -> str:
 
 
 def records(path: Path) -> Iterator[Any]:
-    """The records of a log (`wandb_internal_pb2.Record`), up to the first that is not whole."""
+    """Yield the records of a log (`wandb_internal_pb2.Record`), up to the first incomplete one."""
+    from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     record = b""
     for kind, data in _chunks(path.read_bytes()):
         record += data
         if kind in (FULL, LAST):
-            yield Record.FromString(record)
+            try:
+                found = Record.FromString(record)
+            except DecodeError:
+                return
+            yield found
             record = b""
 
 
 def _chunks(log: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and data of each whole chunk."""
+    """Yield type and data of each chunk, up to the first damaged or incomplete one."""
     at = HEADER
     while at + CHUNK <= len(log):
-        if BLOCK - at % BLOCK < CHUNK:  # the end of a block that is too short for a chunk is padding
+        if BLOCK - at % BLOCK < CHUNK:  # padding at the end of a block, too short for a chunk
             at += BLOCK - at % BLOCK
             continue
         checksum, size, kind = unpack_from("<IHB", log, at)

@@ -1,85 +1,81 @@
-"""The state of a training at a step boundary, as one safetensors file: atomic, complete, and without pickle."""
+"""The state of a training at a step boundary, as one safetensors file: written atomically, without pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from lottery.errors import LotteryError
-from lottery.files import replacing
-from lottery.state import State, copied, reading, state_digest
-from lottery.training.module import MaskedTraining, Progress, snapshot
+from lottery.files import parse_json, replacing
+from lottery.state import State, copied, snapshot, state_digest
+from lottery.tensor_files import read_tensors
+from lottery.training.evaluate import Tally
+from lottery.training.module import MaskedTraining
 from lottery.training.optim import optimizer_state
+from lottery.training.progress import Progress
 
 FORMAT = "lottery-checkpoint/2"
+AS_THEY_ARE = ("step", "curve", "best_step", "seconds", "kept", "log")  # fields of Progress that are JSON values
 
 
-def save_checkpoint(module: MaskedTraining, path: Path) -> None:
-    """Network, optimizer, early-stop weights and everything measured so far. Replaces `path` in one rename.
+def save_checkpoint(module: MaskedTraining, path: Path, stage: str) -> None:
+    """Save network, optimizer, early-stop weights and all measurements so far. Replaces `path` in one rename.
 
-    The file carries a digest of all this: a training must not go on from a damaged one, which nobody would notice.
-    Data order, augmentation and dropout are functions of the seeds and the step, so the step is their state.
+    `stage` is the key of the only stage that can use the file. A digest of the content is saved too, since a damaged
+    file would go unnoticed. Data order, augmentation and dropout are functions of seeds and step.
     """
     module.progress.beside = module.beside()
     state = snapshot(module.network), optimizer_state(module.optimizer, module.network), module.progress
     tensors, facts = packed(*state)
-    text = json.dumps(facts)
+    text = json.dumps({"stage": stage, **facts})
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"format": FORMAT, "progress": text, "digest": _digest(tensors, text)})
 
 
 def packed(network: State, optimizer: State, progress: Progress) -> tuple[State, dict[str, Any]]:
-    """The state of a training as tensors (private copies) and JSON values."""
-    tensors = {f"network/{name}": value for name, value in network.items()}
-    tensors |= {f"optimizer/{name}": value for name, value in optimizer.items()}
-    tensors |= {f"best/{name}": value for name, value in (progress.best_state or {}).items()}
-    tensors |= {f"beside/{name}": value for name, value in progress.beside.items()}
-    tensors["progress/losses"] = progress.losses
-    facts = {
-        "step": progress.step,
-        "curve": progress.curve,
-        "best_loss": progress.best_loss if progress.best_step is not None else None,
-        "best_step": progress.best_step,
-        "seconds": progress.seconds,
-        "kept": progress.kept,
-        "log": progress.log,
-    }
+    """Convert the state of a training to tensors (private copies) and JSON values."""
+    groups = {"network": network, "optimizer": optimizer, "best": progress.best_state or {}, "beside": progress.beside}
+    groups["progress"] = {"losses": progress.losses}
+    tensors = {f"{group}/{name}": value for group, state in groups.items() for name, value in state.items()}
+    facts: dict[str, Any] = {name: getattr(progress, name) for name in AS_THEY_ARE}
+    facts["best_loss"] = progress.best_loss if progress.best_step is not None else None
+    facts["tallies"] = {name: asdict(tally) for name, tally in progress.tallies.items()}
     return copied(tensors), facts
 
 
-def load_checkpoint(path: Path) -> tuple[State, State, Progress]:
-    """Network state, optimizer state and progress. Raises LotteryError for a file that is not whole."""
-    with reading(path, "pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+def load_checkpoint(path: Path, stage: str) -> tuple[State, State, Progress]:
+    """Read network state, optimizer state and progress. LotteryError for a damaged file, or another stage's."""
+    tensors, metadata = read_tensors(path, "pt")
     if metadata.get("format") != FORMAT:
         raise LotteryError(f"{path}: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
     if metadata.get("digest") != _digest(tensors, metadata.get("progress", "")):
         raise LotteryError(f"{path}: damaged, its content does not match its digest")
-    return unpacked(tensors, json.loads(metadata["progress"]))
+    facts = parse_json(metadata["progress"], path)
+    if facts.get("stage") != stage:
+        whose = f"of another stage ({facts['stage'][:12]})" if "stage" in facts else "does not say of which stage it is"
+        raise LotteryError(f"{path}: {whose}")
+    return unpacked(tensors, facts)
 
 
 def unpacked(tensors: State, facts: dict[str, Any]) -> tuple[State, State, Progress]:
-    """Network state, optimizer state and progress, as `packed`; tensors of other groups are passed over."""
+    """Convert the result of `packed` to network state, optimizer state and progress; other groups are ignored."""
     groups: dict[str, State] = {}
     for key, value in tensors.items():
         group, _, name = key.partition("/")
         groups.setdefault(group, {})[name] = value
+    facts = {"tallies": {}, "log": []} | facts  # absent in version 0.1
     progress = Progress(
-        step=facts["step"],
-        curve=facts["curve"],
+        **{name: facts[name] for name in AS_THEY_ARE},
         best_loss=float("inf") if facts["best_loss"] is None else facts["best_loss"],
-        best_step=facts["best_step"],
         best_state=groups.get("best"),
-        seconds=facts["seconds"],
         losses=groups["progress"]["losses"],
-        kept=facts["kept"],
+        tallies={name: Tally(**sums) for name, sums in facts["tallies"].items()},
         beside=groups.get("beside", {}),
-        log=facts.get("log", []),  # not in those of version 0.1
     )
     return groups["network"], groups.get("optimizer", {}), progress
 

@@ -1,4 +1,4 @@
-"""Lightning around a MaskedTraining: loops, devices, and nothing that it would like to do by itself."""
+"""Run a MaskedTraining in Lightning on one device, with Lightning's own features switched off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lottery.training.module import MaskedTraining
 
 
 class _Trainer(pl.Trainer):
-    """Leaves to us a SIGTERM that the stop flag has seen: Lightning would exit between chunks, with nothing saved."""
+    """Trainer that ignores a SIGTERM once the stop flag is set: Lightning would exit between chunks without saving."""
 
     stop: Callable[[], bool]
 
@@ -24,12 +24,11 @@ class _Trainer(pl.Trainer):
 
 
 def fit(module: MaskedTraining, accelerator: str, folder: Path, index: int | None = None) -> None:
-    """Let Lightning drive the chunks, on one device: of several GPUs the one with this index.
+    """Let Lightning drive the chunks on one device: GPU number `index`, where there are several.
 
-    Where several processes train together each has a Lightning of its own, which knows nothing of the others.
-
-    The environment plugin is chosen, never detected: under SLURM Lightning would otherwise install signal handlers of
-    its own and silently load the newest `hpc_ckpt_*` of the folder (specs: anchors E.3).
+    Where several processes train together, each has its own Lightning, which does not know of the others. The
+    environment plugin is set explicitly: under SLURM, Lightning would otherwise install signal handlers and silently
+    load the newest `hpc_ckpt_*` of the folder (specs: anchors E.3).
     """
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -49,7 +48,7 @@ def fit(module: MaskedTraining, accelerator: str, folder: Path, index: int | Non
         trainer.stop = module.hooks.stop
         try:
             trainer.fit(module)
-        except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+        except SystemExit as error:  # Lightning turns a KeyboardInterrupt into it
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise error.__context__ from None
             raise

@@ -1,7 +1,7 @@
-"""Masked updates: what keeps pruned weights at exactly zero, whatever the optimizer does.
+"""Masked updates: pruned weights stay at exactly zero under any optimizer.
 
-Masks act through the optimizer step (design, section 5): gradients are masked before clipping and stepping, so that
-no momentum, moment, decay or clipping norm ever sees a pruned entry, and weights are zeroed again after the step.
+Masks act through the optimizer step (design, section 5): gradients are masked before clipping and stepping, so that no
+momentum, moment, decay or clipping norm ever sees a pruned entry, and weights are zeroed again after the step.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from lottery.ticket import Mask
 
 
 class MaskedStep:
-    """One optimizer step under a mask. Masks live on the device in the parameters' own type and memory format."""
+    """One optimizer step under a mask. Masks have the device, type and memory format of the parameters."""
 
     def __init__(self, network: nn.Module, mask: Mapping[str, Tensor], clip_norm: float | None = None) -> None:
-        """Zero the network's pruned entries and remember where they are. A full mask costs nothing."""
+        """Zero the network's pruned entries and store the masks. Full masks are skipped, so they cost nothing."""
         named = dict(network.named_parameters())
         self.all_parameters = [p for p in named.values() if p.requires_grad]
         self.clip_norm = clip_norm
@@ -34,7 +34,7 @@ class MaskedStep:
 
     @torch.no_grad()
     def zero_(self) -> None:
-        """Set pruned entries to +0.0; robust to inf and nan there, which a product would keep."""
+        """Set pruned entries to +0.0, also inf and nan, which a product would keep."""
         for weight, mask in zip(self.weights, self.masks, strict=True):
             weight.masked_fill_(mask == 0, 0.0)
 
@@ -55,7 +55,7 @@ class MaskedStep:
 
 
 def mask_optimizer_state(state: dict[str, Tensor], mask: Mask) -> dict[str, Tensor]:
-    """Optimizer state (`PARAMETER/SLOT` tensors) with the slots of pruned entries set to zero."""
+    """Return the optimizer state (`PARAMETER/SLOT` tensors) with the slots of pruned entries set to zero."""
     masked = {}
     for key, value in state.items():
         name = key.rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""Rewinding as a declared policy: for each part of the training state, where a ticket takes it from."""
+"""Rewinding: where a ticket takes each part of the training state from."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lottery.config import Rewind
+from lottery.recipe import Recipe
 from lottery.state import StateRef
 from lottery.ticket import Mask, Ticket
-from lottery.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from lottery.stages.train import Trained
+    from lottery.stages.trained import Trained
 
 
 @dataclass(frozen=True)
 class RewindPolicy:
-    """How a pruned network becomes a ticket.
+    """The rule by which a pruned network becomes a ticket.
 
     Weight rewinding (Stabilizing the LTH, section 3) takes all but the optimizer from step `step` of the dense run;
     learning-rate rewinding (Renda et al., section 3) keeps the weights and takes the schedule's position; fine-tuning
@@ -29,33 +29,38 @@ class RewindPolicy:
 
     @classmethod
     def resolve(cls, options: Rewind, recipe: Recipe, train_size: int) -> RewindPolicy:
-        """With `to` as a step. Raises ConfigError past the end of the dense training."""
+        """Build the policy of these options, with `to` as a step. ConfigError past the end of the dense training."""
         return cls(options, recipe.rewind_step(options.to, train_size), recipe.total)
 
     def to(self, step: int) -> RewindPolicy:
-        """The same policy with another rewind point."""
+        """Return this policy with another rewind point."""
         return replace(self, step=step)
 
     def keep_dense(self) -> set[int]:
-        """The steps of the dense run that tickets will ask for."""
+        """Return the steps of the dense run that tickets will ask for."""
         rewound = "rewind" in (self.options.weights, self.options.batchnorm, self.options.optimizer)
         return ({self.step} if rewound else set()) | self.keep_pruned()
 
     def keep_pruned(self) -> set[int]:
-        """The steps of every pruned training that the next ticket will ask for: its end, if momentum is carried on."""
+        """Return the steps of a pruned training that the next ticket will ask for: its end, if momentum is kept."""
         return {self.total} if self.options.optimizer == "keep" else set()
 
     def ticket(self, dense: Trained, trained: Trained, mask: Mask) -> Ticket:
-        """The ticket of `mask`, after `trained` was pruned; `dense` is round 0 of the same study."""
+        """Return the ticket of `mask` after `trained` was pruned; `dense` is round 0 of the study."""
         schedule = 0 if self.options.schedule == "reset" else self.step
+        order = {"rewind": self.step, "reset": 0, "keep": trained.ticket.order_step + trained.ticket.steps}
+        optimizer = None
+        if self.options.optimizer != "reset":
+            rewound = self.options.optimizer == "rewind"
+            optimizer = dense.optimizer_at(self.step) if rewound else trained.optimizer_at(self.total)
         return Ticket(
             mask=mask,
             state=self._state(dense, trained),
             step=schedule,
-            order_step=self._order(trained),
+            order_step=order[self.options.order],
             steps=self.total - schedule,
             hold_lr=self.options.schedule == "keep",
-            optimizer=self._optimizer(dense, trained),
+            optimizer=optimizer,
         )
 
     def _state(self, dense: Trained, trained: Trained) -> StateRef:
@@ -64,22 +69,7 @@ class RewindPolicy:
         if self.options.batchnorm == self.options.weights:
             return weights
         statistics = sources[self.options.batchnorm]().tensors()
-        # Running statistics are what a state holds besides parameters: module.running_mean, running_var, ...
-        return StateRef.of(
-            weights.tensors() | {name: value for name, value in statistics.items() if is_statistic(name)}
-        )
-
-    def _order(self, trained: Trained) -> int:
-        if self.options.order == "keep":
-            return trained.ticket.order_step + trained.ticket.steps
-        return self.step if self.options.order == "rewind" else 0
-
-    def _optimizer(self, dense: Trained, trained: Trained) -> StateRef | None:
-        if self.options.optimizer == "rewind":
-            return dense.optimizer_at(self.step)
-        if self.options.optimizer == "keep":
-            return trained.optimizer_at(self.total)
-        return None
+        return StateRef.of(weights.tensors() | {name: t for name, t in statistics.items() if is_statistic(name)})
 
 
 def is_statistic(name: str) -> bool:

@@ -32,6 +32,12 @@ ROW: dict[str, Any] = {
     "val_accuracy": None,
     "seconds": 60.0,
     "cached": False,
+    "density": 1.0,
+    "density_weights": 1.0,
+    "kept": 266_200,
+    "layer_density": {},
+    "test_accuracy": None,
+    "mask_digest": None,
 }
 
 
@@ -64,7 +70,7 @@ def write_study(folder: Path, seed: int, rounds: int = 3, copies: int = 1, **con
     rows = []
     for k, mask in masks.items():
         sizes = {"density": mask.density, "density_weights": mask.density, "kept": mask.kept}
-        sizes |= {"layer_density": mask.layer_density}
+        sizes |= {"layer_density": mask.layer_density, "mask_digest": mask.digest}
         rows.append(make_row(k, test_accuracy=0.98 + 0.001 * seed - 0.002 * k, **sizes))
         rows += [make_row(k, "reinit", copy, test_accuracy=0.9, **sizes) for copy in range(copies if k else 0)]
     run = write_run(folder / f"{seed:012x}", rows, seed, **config)

@@ -22,8 +22,8 @@ from lottery.analysis.claims import (
     tickets,
     within,
 )
-from lottery.analysis.runs import load_runs
 from lottery.errors import ConfigError, LotteryError
+from lottery.record.table import load_runs
 
 
 def table(*rows: dict[str, Any]) -> pd.DataFrame:

@@ -17,10 +17,10 @@ from training_tools import SMALL
 
 from lottery.analysis.compare import labels
 from lottery.analysis.comparison import chosen, measured
-from lottery.analysis.masks import check_alike, read_mask
-from lottery.analysis.read import read_rounds
 from lottery.compose import composed
 from lottery.errors import LotteryError
+from lottery.record.masks import check_alike, read_mask
+from lottery.record.run import Run
 from lottery.study import Study
 from lottery.ticket import Mask
 
@@ -74,7 +74,7 @@ def test_a_table_and_a_heat_map_of_every_pair(runs: dict[str, Path], tmp_path: P
     assert (tmp_path / "overlap.png").read_bytes()[:4] == b"\x89PNG"
     assert "IMP, rewound to 7it, between seeds: IoU" in outcome.out
     assert "(n = 1)" in outcome.out
-    accuracies = [100 * row["test_accuracy"] for name in ("imp 0", "imp 1") for row in read_rounds(runs[name])[1:]]
+    accuracies = [100 * row["test_accuracy"] for name in ("imp 0", "imp 1") for row in Run(runs[name]).rows[1:]]
     low, high = (f"{value:.2f}" for value in sorted(accuracies))
     assert f"test accuracy {sum(accuracies) / 2:.2f} % ({low} … {high}, n = 2)" in outcome.out
 
@@ -112,7 +112,7 @@ def test_runs_that_differ_in_more_than_their_seeds_are_not_called_seeds(runs: di
 
 def test_other_data_and_methods_without_words_of_their_own_are_named(runs: dict[str, Path], tmp_path: Path) -> None:
     other = tmp_path / "study" / "other"
-    shutil.copytree(runs["imp 0"], other)
+    shutil.copytree(runs["imp 0"], other, ignore=shutil.ignore_patterns("manifest.json"))
     config = other / "config.yaml"
     config.write_text(config.read_text().replace("name: digits", "name: mnist").replace("imp.IMP", "bip.BiP"))
     entries = chosen([runs["imp 0"], other], None)
@@ -156,7 +156,7 @@ def test_run_folders_alone_do(runs: dict[str, Path], tmp_path: Path) -> None:
 
 def test_the_lowest_density_that_all_have_is_taken(runs: dict[str, Path], tmp_path: Path) -> None:
     again = tmp_path / "twice" / "again"
-    shutil.copytree(runs["twice"], again)
+    shutil.copytree(runs["twice"], again, ignore=shutil.ignore_patterns("manifest.json"))
     assert {entry.row["round"] for entry in chosen([runs["twice"], again], None)} == {2}
     assert {entry.row["round"] for entry in chosen([runs["twice"], again], 0.6)} == {1}
     table = again / "rounds.jsonl"

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lottery.analysis.folders import config_leaves, flat
-from lottery.analysis.read import frame, read_config
-from lottery.analysis.runs import PLACE, curves, load_runs
 from lottery.compose import composed, groups
 from lottery.errors import ConfigError, LotteryError
-from lottery.tracking.status import Status
+from lottery.record.config import config_leaves, flat, read_config
+from lottery.record.frame import PLACE
+from lottery.record.run import Run
+from lottery.record.status import Status
+from lottery.record.table import curves, load_runs
 
 DONE = "2026-11-23 00:36:30,385  done: 6 rows, masks, curves and figures in runs/x\n"
 
@@ -68,7 +69,7 @@ def test_a_row_a_round_control_and_copy_beside_the_configuration(seeds, config, 
 
 def test_the_rounds_are_those_that_the_strict_reader_reads(seeds):
     table = load_runs(seeds)
-    strict = frame(sorted((seeds / "lth").iterdir()))
+    strict = pd.concat([Run(run).table for run in sorted((seeds / "lth").iterdir())], ignore_index=True)
     pd.testing.assert_frame_equal(table[strict.columns], strict)
 
 
@@ -101,7 +102,7 @@ def test_an_old_row_without_a_copy_is_the_first(make_run, row, tmp_path):
 
 
 def test_torch_is_not_needed():
-    code = "import sys, lottery.analysis.runs, lottery.analysis.statistics; assert 'torch' not in sys.modules"
+    code = "import sys, lottery.record.table, lottery.analysis.statistics; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -178,7 +179,7 @@ def test_a_newer_format_is_one_line(make_run, row):
 def test_a_damaged_configuration_is_one_line(make_run, row, text):
     run = make_run("a", [row(0)])
     (run / "config.yaml").write_text(text)
-    with pytest.raises(LotteryError, match=r"a/config\.yaml: ") as caught:
+    with pytest.raises(LotteryError, match=r"a/config\.yaml(, line \d+)?: ") as caught:
         load_runs(run)
     assert "\n" not in str(caught.value)
 
@@ -320,7 +321,7 @@ ODD = [
 def test_scalars_mean_what_they_mean_to_hydra(tmp_path, text):
     (tmp_path / "config.yaml").write_text(f"# a comment\nfirst: 1\nvalue: {text}\ngroup:\n  value: {text}\nlast: 'x'\n")
     try:
-        strict = flat(read_config(tmp_path))
+        strict = flat(read_config(tmp_path, needs=()))
     except LotteryError:
         with pytest.raises(LotteryError):
             config_leaves(tmp_path)
@@ -344,7 +345,7 @@ def test_what_hydra_writes_is_read_as_it_was(tmp_path_factory, tree):
     run = tmp_path_factory.getbasetemp()
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(tree)), encoding="utf-8")
     if "format" not in tree:
-        assert config_leaves(run) == flat(read_config(run))
+        assert config_leaves(run) == flat(read_config(run, needs=()))
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the figures of `lottery.analysis.plots` show is what the table holds, and what they cannot show they refuse."""
+"""What the figures of `lottery.figures` show is what the table holds, and what they cannot show they refuse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from report_tools import write_study
 
 from lottery.analysis.intervals import t_interval
-from lottery.analysis.plots import (
+from lottery.errors import ConfigError, LotteryError
+from lottery.figures import (
     connectivity,
     cost,
     density,
@@ -27,11 +28,10 @@ from lottery.analysis.plots import (
     searches,
     sizes,
 )
-from lottery.analysis.plots.curves import curves
-from lottery.analysis.plots.experiments import experiments
-from lottery.analysis.plots.sheet import draw_curve, draw_published, legend
-from lottery.analysis.runs import load_runs
-from lottery.errors import ConfigError, LotteryError
+from lottery.figures.curves import curves
+from lottery.figures.experiments import experiments
+from lottery.figures.sheet import draw_curve, draw_published, legend
+from lottery.record.table import load_runs
 
 SEEDS = (0, 1, 2)
 CONV = {"_target_": "lottery.models.conv.conv", "blocks": 1}
@@ -114,7 +114,7 @@ def band(axes: Any, x: float) -> tuple[float, float]:
 
 def test_accuracy_is_the_mean_over_seeds_in_a_band_from_the_lowest_to_the_highest(lth):
     axes = axes_of()
-    density.draw(axes, experiments(lth), "test_accuracy")
+    density.draw_densities(axes, experiments(lth), "test_accuracy")
     tickets = lth[lth["control"].isna()]
     at = tickets.groupby("round")["test_accuracy"]
     line = named(axes)["ticket (n = 2–3)"]
@@ -130,7 +130,7 @@ def test_accuracy_is_the_mean_over_seeds_in_a_band_from_the_lowest_to_the_highes
 
 def test_a_t_interval_instead_of_the_range(lth):
     axes = axes_of()
-    density.draw(axes, experiments(lth[lth["control"].isna()]), "test_accuracy", band="t")
+    density.draw_densities(axes, experiments(lth[lth["control"].isna()]), "test_accuracy", band="t")
     at_1 = lth[(lth["round"] == 1) & lth["control"].isna()]
     expected = t_interval(100 * at_1["test_accuracy"])
     assert band(axes, at_1["density"].iloc[0]) == pytest.approx(tuple(expected))
@@ -142,7 +142,7 @@ def test_both_densities(lth, tmp_path):
     lth = lth.assign(density_weights=lth["density"] / 2 + 0.5)
     for name, words in density.DENSITY.items():
         axes = axes_of()
-        density.draw(axes, experiments(lth), "test_accuracy", name)
+        density.draw_densities(axes, experiments(lth), "test_accuracy", name)
         ticket = axes.lines[0]
         assert list(ticket.get_xdata()) == pytest.approx(sorted(lth[name].unique()))
         assert (axes.get_xlabel(), axes.get_xscale()) == (words, "log")
@@ -152,7 +152,7 @@ def test_both_densities(lth, tmp_path):
 
 def test_early_stop_is_in_steps_from_zero(lth):
     axes = axes_of()
-    density.draw(axes, experiments(lth), "early_stop_step")
+    density.draw_densities(axes, experiments(lth), "early_stop_step")
     assert list(axes.lines[0].get_ydata()) == [4500, 5000, 5500, 6000]  # from the sparsest on
     assert axes.get_ylim()[0] == 0
 
@@ -173,7 +173,7 @@ def test_published_points_are_hollow_in_the_colour_of_their_curve_and_say_where_
         {"x": 0.02, "y": 0.9, "series": None, "label": "ticket, Their Fig. 4"},
         {"x": 1, "y": 0.98, "series": "dense", "label": "dense, Their Fig. 4"},
     ]
-    density.draw(axes, experiments(lth), "test_accuracy", published=published)
+    density.draw_densities(axes, experiments(lth), "test_accuracy", published=published)
     lines = named(axes)
     theirs, ours = lines["ticket, Their Fig. 4"], lines["ticket (n = 2–3)"]
     assert list(theirs.get_xdata()) == [0.5, 0.02]
@@ -202,7 +202,7 @@ def test_published_points_are_hollow_in_the_colour_of_their_curve_and_say_where_
 )  # fmt: skip
 def test_published_points_are_on_their_axes(module, fixture, options, where, request, tmp_path, monkeypatch):
     figures: list[Figure] = []
-    monkeypatch.setattr(module, "legend", lambda figure, *_: figures.append(figure))
+    monkeypatch.setattr(module, "legend", lambda panels, *_: figures.append(panels[0].figure))
     name = {cost: "cost", layers: "layers", quality: "quality", rewinding: "rewind", sizes: "width_depth"}[module]
     given = {"by": "model.hidden"} if module is quality else {}
     theirs = [{"y": 0.5, "label": "theirs", **options}]
@@ -225,7 +225,7 @@ def test_studies_that_differ_are_curves_of_their_own_named_by_what_differs(study
         "1000it",
     ]
     axes = axes_of()
-    found = density.draw(axes, experiments(frame), "test_accuracy")
+    found = density.draw_densities(axes, experiments(frame), "test_accuracy")
     assert len({curve.colour for curve in found}) == 3
     assert {curve.counted.rpartition(" (")[2] for curve in found} == {"n = 2)"}
 
@@ -290,13 +290,13 @@ def test_several_rewind_points_of_one_study_are_curves_of_their_own(instability)
     assert [group.words for group in groups] == ["rewound to step 0", "rewound to step 500"]
     assert all((group.rows["round"] > 0).all() for group in groups)
     axes = axes_of()
-    density.draw(axes, groups, "test_accuracy")
+    density.draw_densities(axes, groups, "test_accuracy")
     assert "dense" in named(axes), "which belongs to no rewind point"
 
 
 def test_densities_of_studies_of_their_own_are_one_curve_to_which_no_line_leads_from_dense(one_shot):
     axes = axes_of()
-    density.draw(axes, experiments(one_shot), "test_accuracy")
+    density.draw_densities(axes, experiments(one_shot), "test_accuracy")
     lines = named(axes)
     assert set(lines) == {"SNIP at init (n = 2)", "BiP (n = 2)", "dense"}
     assert list(lines["BiP (n = 2)"].get_xdata()) == [0.1, 0.5]
@@ -309,7 +309,7 @@ def test_dense_networks_that_differ_have_a_line_each(study, tmp_path):
     study("conv", model=CONV, rows=lambda k, _: {"weights_digest": f"conv {k}", "test_accuracy": 0.5})
     axes = axes_of()
     groups = experiments(load_runs(tmp_path), "model._target_")
-    found = density.draw(axes, groups, "test_accuracy")
+    found = density.draw_densities(axes, groups, "test_accuracy")
     level = {line.get_color(): line.get_ydata()[0] for line in axes.lines if len(set(line.get_xdata())) == 2}
     assert level[found[0].colour] == pytest.approx(50)
     assert level[found[1].colour] == pytest.approx(95)
@@ -405,7 +405,7 @@ def instability(study, tmp_path) -> pd.DataFrame:
 def test_error_along_a_line_is_the_mean_over_seeds_of_each_density(instability):
     axes = axes_of()
     first = experiments(instability)[0]
-    connectivity.draw(axes, first, "probe/lmc_curve_test", "lmc", 0.25)
+    connectivity.draw_lines(axes, first, "probe/lmc_curve_test", "lmc", 0.25)
     assert list(named(axes)) == ["50 %", "25 %"]
     line = named(axes)["25 %"]
     assert list(line.get_xdata()) == [0, 0.5, 1]
@@ -424,7 +424,7 @@ def test_barrier_and_accuracy_against_the_rewind_step(instability):
     groups = experiments(instability, axis=rewinding.POINTS)
     assert len(groups) == 1, "rewind points are the axis"
     axes = axes_of()
-    rewinding.draw(axes, groups, "probe/lmc_error_test", [0.5, 0.25])
+    rewinding.draw_rewound(axes, groups, "probe/lmc_error_test", [0.5, 0.25])
     lines = named(axes)
     assert set(lines) == {"ticket 50 % (n = 2)", "ticket 25 % (n = 2)"}
     assert list(lines["ticket 25 % (n = 2)"].get_xdata()) == [0, 500]
@@ -439,7 +439,7 @@ def test_a_sweep_of_rewind_points_is_one_curve_too(study, tmp_path):
             study(f"to{step}", seed, rounds=1, rows=rows, rewind=rewind)
     (group,) = experiments(load_runs(tmp_path), axis=rewinding.POINTS)
     axes = axes_of()
-    (curve,) = rewinding.draw(axes, [group], "probe/lmc_error_test", [group.rows["density"].min()])
+    (curve,) = rewinding.draw_rewound(axes, [group], "probe/lmc_error_test", [group.rows["density"].min()])
     assert curve.points[["x", "n"]].to_numpy().tolist() == [[0, 2], [100, 2]]
 
 
@@ -468,7 +468,7 @@ def stability(study, tmp_path) -> pd.DataFrame:
 
 def test_distances_are_drawn_in_their_own_units_against_the_rewind_step(stability, tmp_path, monkeypatch):
     figures: list[Figure] = []
-    monkeypatch.setattr(rewinding, "legend", lambda figure, *_: figures.append(figure))
+    monkeypatch.setattr(rewinding, "legend", lambda panels, *_: figures.append(panels[0].figure))
     theirs = [
         {"x": 0, "y": 20.7, "panel": "l2_order", "label": "theirs"},
         {"x": 0, "y": 58.6, "panel": "l2_order", "series": "random", "label": "theirs, random"},
@@ -510,7 +510,7 @@ def test_cost_of_what_needs_no_dense_training_and_of_what_searches(one_shot):
 
 def test_cost_panels_are_the_densities_that_experiments_share(one_shot):
     axes = axes_of()
-    found = cost.draw(axes, experiments(cost.with_cost(one_shot, "steps")), "steps", 0.1)
+    found = cost.draw_costs(axes, experiments(cost.with_cost(one_shot, "steps")), "steps", 0.1)
     assert {curve.words: curve.points["x"].tolist() for curve in found} == {"SNIP at init": [50_000], "BiP": [3000]}
     line = named(axes)["BiP (n = 2)"]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([3.0], [pytest.approx(83)]), "thousand batches"
@@ -542,7 +542,7 @@ def test_searches_converge_in_means_over_seeds(searched):
     line = axes_of(3)
     tables = [[searches.first_search(Path(run)) for run in sorted(searched["run"].unique()) if "bip0.1" in run]]
     (group,) = experiments(searched[searched["search_steps"].notna()])
-    searches.draw(line, [group], tables, searched)
+    searches.draw_searches(line, [group], tables, searched)
     error, swaps, overlap = (named(axes)["search (n = 2)"] for axes in line)
     assert list(error.get_xdata()) == [0, 50, 100]
     assert list(error.get_ydata()) == pytest.approx([45, 40, 35])
@@ -584,7 +584,7 @@ def test_width_is_by_prunable_weights_and_named_by_what_differs(widths):
     axes = axes_of()
     models = [name for name in widths if name.startswith("config.model.")]
     (group,) = experiments(widths, axis=models, architectures=True)
-    sizes.draw(axes, [group], "test_accuracy", 0.2)
+    sizes.draw_sizes(axes, [group], "test_accuracy", 0.2)
     lines = named(axes)
     assert list(lines["dense (n = 2)"].get_xdata()) == list(lines["ticket (n = 2)"].get_xdata()) == [1000, 16_000]
     assert list(lines["dense (n = 2)"].get_ydata()) == pytest.approx([82, 88])
@@ -597,11 +597,11 @@ def test_one_network_has_no_width(lth, tmp_path):
 
 
 def test_quality_has_an_axis_for_each_measurement(widths):
-    assert quality._measured(widths) == [
+    assert quality.default_values(widths) == [
         "probe/ece", "probe/ood_auc_mnist", "probe/accuracy_fgsm", "probe/accuracy_corrupted",
     ]  # fmt: skip
     axes = axes_of()
-    density.draw(axes, experiments(widths, "model.hidden"), "probe/ood_auc_mnist")
+    density.draw_densities(axes, experiments(widths, "model.hidden"), "probe/ood_auc_mnist")
     assert axes.get_ylabel() == "OOD ROC-AUC, MNIST (%)"
     assert list(named(axes)["20-20 (n = 2)"].get_ydata()) == pytest.approx([70, 70])
 
@@ -653,11 +653,11 @@ def test_layers_are_against_the_number_of_units_removed(layer_tickets):
     frame = layer_tickets.assign(removed=layer_tickets["removed_units"].map(len))
     axes, speed = axes_of(2)
     groups = experiments(frame, axis=layers.REMOVED)
-    layers.draw(axes, groups, "test_accuracy")
+    layers.draw_removed(axes, groups, "test_accuracy")
     line = named(axes)["SNIP (n = 2)"]
     assert list(line.get_xdata()) == [0, 2, 4]
     assert list(line.get_ydata()) == pytest.approx([95.05, 94.05, 93.05])
-    layers.draw(speed, groups, layers.SPEEDUP)
+    layers.draw_removed(speed, groups, layers.SPEEDUP)
     assert list(named(speed)["random (n = 2)"].get_ydata()) == [2, 3]
 
 
@@ -709,7 +709,7 @@ def test_a_legend_stands_below_the_axes_however_long_it_is(lth):
     for number in range(12):
         draw_curve(axes, curve)
         axes.lines[-1].set_label(f"a name that is as long as a source with its year and figure, number {number}")
-    legend(figure, axes, note="a note")
+    legend([axes], note="a note")
     figure.draw_without_rendering()
     assert figure.legends[0].get_title().get_text() == "a note"
     box = figure.legends[0].get_window_extent()
@@ -722,14 +722,14 @@ def test_an_empty_or_a_foreign_table_is_one_line(lth, tmp_path):
     with pytest.raises(LotteryError, match="the table has no row"):
         density.accuracy(lth[:0], tmp_path / "a")
     with pytest.raises(
-        ConfigError, match=r"the table has no column 'run', expected one of lottery.analysis.runs.load_runs"
+        ConfigError, match=r"the table has no column 'run', expected one of lottery.record.table.load_runs"
     ):
         density.accuracy(pd.DataFrame({"x": [1]}), tmp_path / "a")
 
 
 def test_figures_need_no_torch():
     code = (
-        "import sys, pkgutil, importlib, lottery.analysis.plots as p\n"
+        "import sys, pkgutil, importlib, lottery.figures as p\n"
         "for m in pkgutil.iter_modules(p.__path__): importlib.import_module(f'{p.__name__}.{m.name}')\n"
         "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     )

@@ -20,15 +20,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from report_tools import HOSTILE, make_row, masked, write_run, write_study
 
-from lottery.analysis.curves import curves
-from lottery.analysis.masks import read_mask
-from lottery.analysis.report import bundle as bundles
-from lottery.analysis.report.charts import experiment_chart
-from lottery.analysis.report.command import report, write_report
-from lottery.analysis.report.markup import Html, embedded, tag
-from lottery.analysis.report.masks import LEVELS, explorer, thumbnail
-from lottery.analysis.report.study import Study, experiments, read_studies
 from lottery.errors import ConfigError, LotteryError
+from lottery.figures.curves import curves
+from lottery.figures.experiments import experiments as experiments_of
+from lottery.printing import printable_lines
+from lottery.record.masks import read_mask
+from lottery.record.table import load_runs
+from lottery.report import bundle as bundles
+from lottery.report.charts import experiment_chart, training_curves
+from lottery.report.command import report, write_report
+from lottery.report.markup import Html, embedded, tag
+from lottery.report.masks import LEVELS, explorer, thumbnail
+from lottery.report.study import ReportedRun, grouped, read_studies
 from lottery.ticket import Mask
 
 
@@ -87,14 +90,15 @@ def test_text_and_attributes_come_back_as_they_were(text: str, value: str) -> No
     parser.handle_data = found.append  # type: ignore[method-assign]
     parser.feed(tag("p", text, title=value))
     parser.close()
-    assert parser.elements == [("p", {"title": value})]
-    assert "".join(found) == text
+    assert parser.elements == [("p", {"title": printable_lines(value)})]
+    assert "".join(found) == printable_lines(text)
 
 
-@given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
+@given(st.dictionaries(st.text(st.characters(exclude_characters="\\")), st.text() | st.integers() | st.none()))
 def test_embedded_json_comes_back_and_cannot_end_its_script(value: dict[str, Any]) -> None:
     text = embedded(value)
-    assert json.loads(text) == value
+    shown = {key: printable_lines(each) if isinstance(each, str) else each for key, each in value.items()}
+    assert json.loads(text) == {printable_lines(key): each for key, each in shown.items()}
     assert not set(text) & set("<>&")
 
 
@@ -113,7 +117,7 @@ def test_seeds_of_one_experiment_are_gathered_and_another_rate_is_another(tmp_pa
     for seed in (1, 0):
         write_study(tmp_path / "a", seed)
     write_study(tmp_path / "b", 0, optim={"name": "adam", "lr": 0.1})
-    found = experiments(read_studies(tmp_path))
+    found = grouped(read_studies(tmp_path))
     assert [[study.seed for study in each.studies] for each in found] == [[0, 1], [0]]
     assert [each.words for each in found] == [
         "LeNet-300-100 on MNIST, reset to init; optim.lr 0.0012",
@@ -128,7 +132,7 @@ def test_runs_that_differ_in_controls_alone_count_once(tmp_path: Path) -> None:
         [make_row(0), make_row(1, **{"probe/ece": 0.1}), make_row(1, "random")],
         controls={"random": 1},
     )
-    (only,) = experiments(read_studies(tmp_path / "runs"))
+    (only,) = grouped(read_studies(tmp_path / "runs"))
     assert [(each["round"], each["control"]) for each in only.rows] == [
         (0, None),
         (1, None),
@@ -145,7 +149,7 @@ def test_densities_of_a_one_shot_method_are_points_of_one_line_and_share_the_den
             rows = [make_row(k, test_accuracy=0.9 + seed / 100, **size) for k, size in enumerate(sizes)]
             method = {"_target_": "lottery.methods.bip.BiP", "density": density}
             write_run(tmp_path / "runs" / f"{seed}-{density}", rows, seed, method=method)
-    (only,) = experiments(read_studies(tmp_path / "runs"))
+    (only,) = grouped(read_studies(tmp_path / "runs"))
     (line,) = experiment_chart(only)["lines"]
     assert line["x"]["density_weights"] == [100, 10, 5]
     assert [n for *_, n in line["y"]["test_accuracy"]] == [2, 2, 2]
@@ -154,17 +158,35 @@ def test_densities_of_a_one_shot_method_are_points_of_one_line_and_share_the_den
 
 
 def test_lines_are_those_of_the_figures(tmp_path: Path) -> None:
-    """The chart's means, ranges and n are those that lottery.analysis.curves gives the static figures."""
+    """The chart's means, ranges and n are those of the static figures."""
     for seed in range(3):
         write_study(tmp_path / "runs", seed, copies=2)
-    (experiment,) = experiments(read_studies(tmp_path / "runs"))
+    (experiment,) = grouped(read_studies(tmp_path / "runs"))
     lines = experiment_chart(experiment)["lines"]
-    for line, curve in zip(lines, curves(experiment.rows, "test_accuracy"), strict=True):
-        expected = [(100 * p.density, 100 * p.mean, 100 * p.low, 100 * p.high, p.n) for p in curve.points]
+    groups = experiments_of(load_runs(tmp_path / "runs"))
+    for line, curve in zip(lines, curves(groups, "test_accuracy", "density_weights", "trainings"), strict=True):
+        expected = curve.points[::-1].to_numpy() * [100, 100, 100, 100, 1]
         points = zip(line["x"]["density_weights"], line["y"]["test_accuracy"], strict=True)
         found = [(x, *y) for x, y in points]
         assert np.allclose(found, expected)
     assert [line["y"]["test_accuracy"][-1][3] for line in lines] == [3, 6]
+
+
+def test_training_curves_are_the_tickets_in_per_cent(tmp_path: Path) -> None:
+    run = write_study(tmp_path / "runs", 0, rounds=1)
+    with (run / "curves.csv").open("a") as file:
+        file.write("1,reinit,0,100,validation,9.0,0.1\n1,,0,950,train,0.5,\n")
+    (study,) = training_curves(grouped(read_studies(tmp_path / "runs")))
+    dense, pruned = study["splits"]["validation"]
+    assert (dense["round"], pruned["round"], dense["density"], pruned["density"]) == (
+        0,
+        1,
+        100,
+        pytest.approx(80, 0.01),
+    )
+    assert pruned["step"][::16] == [100, 900]
+    assert pruned["accuracy"][::16] == pytest.approx([91, 99])
+    assert [line["step"] for line in study["splits"]["train"]] == [[950]]
 
 
 # -- masks -------------------------------------------------------------------------------------------------------------
@@ -213,7 +235,7 @@ def test_a_thumbnail_says_where_nothing_is_kept(
 
 
 def test_overlap_with_other_seeds_is_that_of_the_masks(two_seeds: Path) -> None:
-    one, other = explorer(experiments(read_studies(two_seeds)))
+    one, other = explorer(grouped(read_studies(two_seeds)))
     ours, theirs = masked(0, 0.8**2)["fc2.weight"], masked(1, 0.8**2)["fc2.weight"]
     iou = ((ours & theirs).sum() / (ours | theirs).sum()).item()
     ((seed, found, chance),) = one["shared"][1][2]
@@ -226,7 +248,7 @@ def test_overlap_with_other_seeds_is_that_of_the_masks(two_seeds: Path) -> None:
 def test_a_damaged_mask_is_named_and_left_out(two_seeds: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = sorted(two_seeds.rglob("round_002.safetensors"))[0]
     path.write_bytes(path.read_bytes()[:-1] + b"\xff\xff")
-    one, _ = explorer(experiments(read_studies(two_seeds)))
+    one, _ = explorer(grouped(read_studies(two_seeds)))
     assert one["sizes"][0][2] is None
     assert one["sizes"][0][1] is not None
     assert str(path) in caplog.text
@@ -246,7 +268,8 @@ def test_the_file_is_complete_and_the_run_folders_are_as_before(two_seeds: Path,
     assert all("default-src 'none'" in str(meta["content"]) for meta in parsed.all("meta") if "http-equiv" in meta)
     for figure in parsed.all("img"):
         image = Image.open(io.BytesIO(base64.b64decode(str(figure["src"]).partition(",")[2])))
-        assert image.size == (960, 600)
+        assert image.width == 960
+        assert 600 <= image.height <= 700, "the legend stands below the axes"
         assert figure["alt"]
 
 
@@ -273,7 +296,8 @@ def test_without_plotly_the_file_has_static_figures_and_says_so(
 def test_what_a_configuration_says_is_text(tmp_path: Path) -> None:
     run = write_study(tmp_path / "runs", 0, data={"name": HOSTILE, "_target_": HOSTILE}, extra={HOSTILE: HOSTILE})
     write_study(tmp_path / "runs", 1, data={"name": HOSTILE + "2", "_target_": HOSTILE}, extra={HOSTILE: "b"})
-    rows = [json.loads(line) | {"control": HOSTILE} for line in (run / "rounds.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    rows = [row | {"control": HOSTILE} for row in rows if not row["control"]]
     with (run / "rounds.jsonl").open("a") as file:
         for each in rows:
             layers = {HOSTILE: 0.5}
@@ -327,7 +351,7 @@ def test_twenty_rounds_of_five_seeds_take_less_than_5_mb(tmp_path: Path) -> None
 def test_torch_is_never_imported(two_seeds: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     code = (
-        "import sys; from lottery.analysis.report.command import report\n"
+        "import sys; from lottery.report.command import report\n"
         f"assert report([{str(two_seeds)!r}, '-o', {str(out)!r}]) == 0\n"
         "assert 'torch' not in sys.modules"
     )
@@ -357,5 +381,5 @@ def test_a_folder_is_no_file_to_write(two_seeds: Path, tmp_path: Path) -> None:
 
 
 def test_a_study_reads_what_its_folder_says(two_seeds: Path) -> None:
-    study = Study.read(sorted(two_seeds.iterdir())[1])
+    study = ReportedRun(sorted(two_seeds.iterdir())[1])
     assert (study.seed, study.finished, len(study.rows), study.environment) == (1, True, 7, {})

@@ -10,9 +10,9 @@ import pytest
 from browser_tools import Page, browsing, chromium
 from report_tools import HOSTILE, make_row, masked, write_run, write_study
 
-from lottery.analysis.masks import read_mask
-from lottery.analysis.report.command import write_report
-from lottery.analysis.report.masks import LEVELS, thumbnail
+from lottery.record.masks import read_mask
+from lottery.report.command import write_report
+from lottery.report.masks import LEVELS, thumbnail
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from lottery.analysis import instability, regimes, stability
-from lottery.analysis.figures import draw_study
-from lottery.analysis.instability import draw_instability
 from lottery.errors import LotteryError
+from lottery.figures import sheet
+from lottery.figures.rewinding import rewind
+from lottery.figures.study import draw_study
+from lottery.record.table import load_runs
 from lottery.ticket import Mask
 
 Row = dict[str, Any]
@@ -25,7 +26,7 @@ REGIMES = {"method": {"_target_": "lottery.methods.regimes.Regimes"}}
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures as matplotlib holds them, by file name; the files are written all the same."""
     kept: dict[str, Any] = {}
-    canvas = stability.canvas
+    canvas = sheet.canvas
 
     @contextmanager
     def keeping(path: Path, *args: Any, **options: Any) -> Iterator[Any]:
@@ -33,8 +34,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             yield figure
             kept[path.name] = figure
 
-    for module in (stability, instability, regimes):
-        monkeypatch.setattr(module, "canvas", keeping)
+    monkeypatch.setattr(sheet, "canvas", keeping)
     return kept
 
 
@@ -85,7 +85,10 @@ def test_every_rewind_point_has_its_axis(
     rows += [row(k, step_rewind=step) | lines("lmc", [0.1, 0.2, 0.1], 3) for k, step in ((1, 0), (2, 0), (3, 50))]
     draw_study(make_run("a", rows, **INSTABILITY))
     axes = drawn["lmc.png"].axes
-    assert [(each.get_title(), len(each.lines)) for each in axes] == [("step 0", 2), ("step 50", 1)]
+    assert [(each.get_title(), len(each.lines)) for each in axes] == [
+        ("rewound to step 0, n = 1", 2),
+        ("rewound to step 50, n = 1", 1),
+    ]
 
 
 def test_many_rounds_have_a_scale_in_place_of_a_legend(
@@ -175,13 +178,14 @@ def test_barriers_against_the_rewind_point(
         return found
 
     runs = [make_run(f"seed{seed}", study(seed), seed=seed, seeds={"init": seed}, **INSTABILITY) for seed in (0, 1)]
-    draw_instability(runs, tmp_path)
-    [ticket] = [c for c in drawn["instability.png"].axes[0].containers]
-    assert list(ticket.lines[0].get_xdata()) == [0, 50]
-    assert list(ticket.lines[0].get_ydata()) == pytest.approx([2.0, 3.0])
+    rewind(load_runs(runs), tmp_path / "instability")
+    left = drawn["instability.png"].axes[0]
+    (ticket,) = [line for line in left.lines if line.get_label() == "ticket (n = 2)"]
+    assert list(ticket.get_xdata()) == [0, 50]
+    assert list(ticket.get_ydata()) == pytest.approx([2.0, 3.0])
     other = make_run("other", study(2), seed=2, seeds={"init": 2}, method=INSTABILITY["method"] | {"rate": 0.5})
-    with pytest.raises(LotteryError, match="differ in method"):
-        draw_instability([runs[0], other], tmp_path)
+    with pytest.raises(LotteryError, match=r"differ in config\.method"):
+        rewind(load_runs([runs[0], other]), tmp_path / "mixed", by="method._target_")
 
 
 def test_barriers_of_different_treatments_of_normalisation_are_never_compared(
@@ -193,7 +197,7 @@ def test_barriers_of_different_treatments_of_normalisation_are_never_compared(
         rows = [row(0), row(1) | lines("lmc", [0.1], 3, copies=2, bn_recomputed=seed)]
         runs.append(make_run(f"seed{seed}", rows, seed=seed, seeds={"init": seed}, **INSTABILITY))
     with pytest.raises(LotteryError, match=r"different ways .* BN interpolated and .* BN recomputed"):
-        draw_instability(runs, tmp_path)
+        rewind(load_runs(runs), tmp_path / "instability")
 
 
 def test_regimes_are_coloured_and_say_how_they_were_measured(

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lottery.analysis.intervals import bootstrap_interval, holm, p_above, t_interval
-from lottery.analysis.runs import load_runs
 from lottery.analysis.statistics import check_groups, matching, paired, spread, summary, winning
 from lottery.errors import ConfigError, LotteryError
+from lottery.record.table import load_runs
 
 NAN = float("nan")
 

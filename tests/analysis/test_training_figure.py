@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from matplotlib.figure import Figure
 
-from lottery.analysis.plots.training import draw, span, training
-from lottery.analysis.runs import curves, load_runs
 from lottery.errors import ConfigError, LotteryError
+from lottery.figures.training import draw_training, span, training
+from lottery.record.table import curves, load_runs
 
 STEPS = (0, 100, 200)
 
@@ -39,7 +39,7 @@ def test_a_curve_is_the_mean_over_the_seeds_in_per_cent(table):
     recorded = recorded[(recorded["split"] == "validation") & recorded["control"].isna()]
     axes = Figure().subplots()
     density = table.groupby("round")["density_weights"].mean()
-    draw(axes, recorded[recorded["round"] > 0], recorded[recorded["round"] == 0], density, 0.5)
+    draw_training(axes, recorded[recorded["round"] > 0], recorded[recorded["round"] == 0], density, 0.5)
     drawn = {line.get_label(): line for line in axes.lines}
     assert next(iter(drawn)) == "dense"
     assert len(drawn) == 3, "dense and two densities"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from lottery.config.data import Data
 from lottery.data.dataset import Dataset
 from lottery.data.load import load
-from lottery.data.options import Data
 from lottery.data.order import Split
 from lottery.data.tensors import Arrays, TensorDataset
 

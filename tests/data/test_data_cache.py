@@ -8,10 +8,13 @@ import pickle
 import socket
 import stat
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from command_line_tools import environment
 from safetensors.torch import load_file, save_file
 from torchvision.datasets import CIFAR10
 
@@ -51,7 +54,39 @@ def test_present_file_is_used_as_it_is(tmp_path, read_options, offline):
     assert torch.equal(images, tensors["test_images"] / 255)
     assert torch.equal(labels, tensors["test_labels"])
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-    assert [file.name for file in tmp_path.iterdir()] == ["mnist.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".digests", "mnist.safetensors"]
+
+
+def test_an_altered_file_is_noticed_by_every_study(tmp_path, read_options, caplog):
+    """One bit of each training image flipped: another digest, and one line that names the file and the way out."""
+    tensors, path = made_up((1, 28, 28)), tmp_path / "mnist.safetensors"
+    save_file(tensors, path)
+    options, times = read_options("mnist", validation=5), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    before = load(options, tmp_path, split_seed=0)
+    assert load(options, tmp_path, split_seed=1).digest == before.digest
+    tensors["train_images"][:, 0, 0, 0] ^= 1
+    save_file(tensors, path)
+    os.utime(path, ns=times)  # neither size nor time tell
+    assert not caplog.messages
+    altered = [load(options, tmp_path, split_seed=seed).digest for seed in (0, 1)]
+    assert before.digest not in altered
+    kept = tmp_path / ".digests/mnist.json"
+    for line in caplog.messages:
+        assert line.startswith(f"{path}: not the data that were first read on 20")
+        assert line.endswith(f"restore them, or delete {kept} if these are meant")
+    assert len(caplog.messages) == 2
+    kept.unlink()
+    load(options, tmp_path, split_seed=0)
+    kept.write_text("[")
+    load(options, tmp_path, split_seed=0)
+    assert len(caplog.messages) == 2
+
+
+def test_a_data_folder_that_is_not_ours_is_read_all_the_same(tmp_path, read_options, caplog):
+    save_file(made_up((1, 28, 28)), tmp_path / "mnist.safetensors")
+    (tmp_path / ".digests").touch()  # no folder can be made there
+    assert load(read_options("mnist", validation=5), tmp_path, split_seed=0).sizes["train"] == 15
+    assert not caplog.messages
 
 
 def write_idx(path, array):
@@ -73,7 +108,7 @@ def test_built_from_raw_files_beside_it(name, folder, tmp_path, read_options, of
     assert built.keys() == expected.keys()
     assert all(torch.equal(built[key], expected[key]) for key in expected)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([folder, path.name])
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([".digests", folder, path.name])
     again = load(read_options(name, validation=0), tmp_path, split_seed=0)
     assert again.digest == data.digest
 
@@ -127,6 +162,32 @@ def test_a_server_that_says_nothing_is_an_error_and_no_wait(tmp_path, read_optio
     assert socket.getdefaulttimeout() is None
 
 
+def test_what_killed_downloads_left_is_removed_and_a_running_one_let_be(tmp_path, read_options, offline):
+    code = (
+        "import sys; from pathlib import Path; from lottery.data.cache import build; build(Path(sys.argv[1]), 'MNIST')"
+    )
+    old, new = tmp_path / ".mnist.safetensors.old.tmp", tmp_path / ".mnist.safetensors.new.tmp"
+    for half in (old, new, tmp_path / ".mnist1d.tmp"):
+        half.touch()
+    os.utime(old, (0, 0))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-c", code, str(tmp_path / "mnist.safetensors")]
+        process = subprocess.Popen(
+            command, env=environment(http_proxy=proxy, https_proxy=proxy), stderr=subprocess.PIPE
+        )
+        silent.accept()  # the download has begun
+        [place] = [path for path in tmp_path.iterdir() if path.is_dir()]
+        for killed in (False, True):
+            if killed:
+                process.kill()
+                process.communicate()
+            with pytest.raises(LotteryError, match="not to be had"):
+                load(read_options("mnist"), tmp_path, split_seed=0)
+            assert place.exists() is not killed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, ".mnist1d.tmp"]
+
+
 def test_folder_that_cannot_be_made(tmp_path, read_options, offline):
     (tmp_path / "data").write_text("a file, not a folder")
     with pytest.raises(LotteryError, match=r"^\S*data/mnist\.safetensors: not there"):
@@ -138,7 +199,7 @@ def test_truncated_file(kept, tmp_path, read_options):
     path = tmp_path / "mnist.safetensors"
     save_file(made_up((1, 28, 28)), path)
     os.truncate(path, kept)
-    with pytest.raises(LotteryError, match=r"cannot be read .* delete") as caught:
+    with pytest.raises(LotteryError, match=r"cannot be read.* delete") as caught:
         load(read_options("mnist"), tmp_path, split_seed=0)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from multiprocessing import active_children
 from time import monotonic
 
 import numpy as np
 import pytest
 import torch
+from command_line_tools import environment
 from PIL import Image
 from torchvision import transforms
 
+from lottery.data import digests
 from lottery.data.imagefolder import imagefolder
 from lottery.data.load import load
 from lottery.errors import ConfigError, LotteryError
+from lottery.files import file_digest
 
 COUNTS = {"train": {"bee": 5, "ant": 4, "cat": 4}, "val": {"ant": 2, "bee": 1, "cat": 2}}
 
@@ -104,6 +111,55 @@ def test_workers_stop_at_once_with_their_stream(grown, options):
     assert monotonic() - start < 3
 
 
+def test_a_worker_that_is_killed_is_an_error_within_seconds(grown, options):
+    stream = load(options(workers=1), grown, split_seed=0).stream(2, seed=0)
+    stream.batch(0)
+    [worker] = active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    start = monotonic()
+    with pytest.raises(LotteryError, match=r"^data\.workers: .* was lost .*use data\.workers=0"):
+        list(map(stream.batch, range(1, 100)))  # some batches have been read ahead
+    assert monotonic() - start < 30
+
+
+OWN_SHM = """
+import subprocess, sys
+from pathlib import Path
+from lottery.data.load import load
+from lottery.config.data import Data
+from lottery.errors import LotteryError
+
+root = Path(sys.argv[1])
+options = Data(**{**%r, "workers": 2, "shape": [3, 256, 256], "resize": 256})
+for mount in sys.argv[2:]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", mount, "tmpfs", "/dev/shm"], check=True)
+    try:
+        print(mount, "read", sum(len(labels) for _, labels in load(options, root, 0).batches("test", 5)))
+    except LotteryError as error:
+        print(mount, error)
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0,
+    reason="mounting a small /dev/shm takes root",
+)
+def test_shared_memory_that_is_full_or_missing_is_an_error_within_seconds(grown, options):
+    """A batch takes 983 kB. Python and torch alone would wait for ever for the one that could not be handed over."""
+    mounts = ["size=16m", "size=256k", "ro"]
+    script = OWN_SHM % {key: value for key, value in vars(options()).items()}
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, "-c", script, str(grown), *mounts],
+        capture_output=True, text=True, timeout=100, env=environment(),
+    )  # fmt: skip
+    assert done.stderr == ""
+    fits, full, missing = done.stdout.splitlines()
+    assert fits == "size=16m read 5"
+    assert "unable to allocate shared memory" in full
+    assert "/dev/shm has 0 of 0 MB free; use data.workers=0, a larger /dev/shm" in full
+    assert "(Read-only file system)" in missing
+
+
 def test_augmentation_is_a_function_of_seed_epoch_and_image(grown, options):
     """The same picture is cut alike whatever the batch size or hold-out, and otherwise in every epoch and seed."""
     data = load(options(), grown, split_seed=0)
@@ -156,17 +212,57 @@ def test_held_out_images_come_from_the_training_tree(grown, options):
 
 
 def test_digest_sees_names_sizes_and_classes_but_not_the_place(tree, grown, options):
-    digests = [load(options(), grown, split_seed=0).digest]
-    assert load(options(validation=2), tree, split_seed=3).digest == digests[0]
+    found = [load(options(), grown, split_seed=0).digest]
+    assert load(options(validation=2), tree, split_seed=3).digest == found[0]
     (tree / "zoo/train/ant/0.jpg").rename(tree / "zoo/train/ant/9.jpg")
-    digests.append(load(options(), tree, split_seed=0).digest)
+    found.append(load(options(), tree, split_seed=0).digest)
     with (tree / "zoo/val/bee/0.jpg").open("ab") as file:
         file.write(b"\0")
-    digests.append(load(options(), tree, split_seed=0).digest)
+    found.append(load(options(), tree, split_seed=0).digest)
     for part in ("train", "val"):
         (tree / "zoo" / part / "bee").rename(tree / "zoo" / part / "bug")
-    digests.append(load(options(), tree, split_seed=0).digest)
-    assert len(set(digests)) == 4
+    found.append(load(options(), tree, split_seed=0).digest)
+    assert len(set(found)) == 4
+
+
+def flip(path):
+    """Change one bit; size and number of files stay."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_digest_is_of_the_bytes(tree, options):
+    before = load(options(), tree, split_seed=0).digest
+    for name in ("train/ant/0.jpg", "val/cat/1.jpg"):
+        flip(tree / "zoo" / name)
+        assert load(options(), tree, split_seed=0).digest != before
+        flip(tree / "zoo" / name)
+        assert load(options(), tree, split_seed=0).digest == before
+
+
+def test_only_what_changed_is_read_again(tree, grown, options, monkeypatch, caplog):
+    """The digests of whole folders are kept with names, sizes and times; a tree that was copied has its own."""
+    read = []
+    monkeypatch.setattr(digests, "file_digest", lambda path: read.append(path) or file_digest(path))
+    for path in (tree / "zoo").rglob("*.jpg"):
+        os.utime(path, (1e9, 1e9))
+    before = load(options(), tree, split_seed=0).digest
+    assert len(read) == 18
+    assert load(options(), tree, split_seed=0).digest == before
+    assert len(read) == 18
+    flip(tree / "zoo/train/ant/0.jpg")
+    assert load(options(), tree, split_seed=0).digest != before
+    assert {path.parent for path in read[18:]} == {tree / "zoo/train/ant"}
+    assert [line for line in caplog.messages if line.startswith(f"{tree / 'zoo'}: not the data that were first read")]
+    flip(tree / "zoo/train/ant/0.jpg")
+    read.clear()
+    assert load(options(), tree, split_seed=0).digest == before, "too fresh to trust its time"
+    os.utime(tree / "zoo/train/ant/0.jpg", (1e9, 1e9))
+    load(options(), tree, split_seed=0)
+    assert read == sorted((tree / "zoo/train/ant").glob("*.jpg"))
+    (tree / ".digests/zoo.json").write_text('{"groups": {"train/ant": 3}}')
+    assert load(options(), tree, split_seed=0).digest == before
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -221,3 +317,17 @@ def test_options_that_do_not_suit_a_folder(key, overrides, grown, options):
 
 def test_folder_defaults_to_the_name(grown, options):
     assert imagefolder(options(folder="", name="zoo"), grown).train_size == 13
+
+
+def test_nothing_that_workers_sent_is_left_to_the_interpreters_end(grown, options):
+    """torch keeps references to it, and where they are freed last each of them prints an ignored exception."""
+    script = (
+        "import atexit; from torch.multiprocessing.reductions import shared_cache as left\n"
+        "atexit.register(lambda: print(len(left)))\n"  # called last
+        "from lottery.data.load import load; from lottery.config.data import Data; from pathlib import Path\n"
+        f"data = load(Data(**{vars(options(workers=1))!r}), Path({str(grown)!r}), split_seed=0)\n"
+        "stream = data.stream(4, seed=0); stream.batch(0); print(len(left) > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "0"]
+    assert done.stderr == ""

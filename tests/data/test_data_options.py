@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
-from lottery.data.options import Data, check
+from lottery.config.data import Data, check
 from lottery.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -18,7 +18,16 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
 def test_every_data_set_has_a_config():
-    assert NAMES == ["cifar10", "cifar100", "digits", "fashion_mnist", "imagefolder", "mnist", "mnist1d"]
+    assert NAMES == [
+        "cifar10",
+        "cifar100",
+        "cifar10_image_std",
+        "digits",
+        "fashion_mnist",
+        "imagefolder",
+        "mnist",
+        "mnist1d",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,6 +42,7 @@ def test_config_is_complete_valid_and_documented(name, read_options):
         ("mnist", 5000, False),
         ("fashion_mnist", 5000, False),
         ("cifar10", 5000, True),
+        ("cifar10_image_std", 5000, True),
         ("cifar100", 5000, True),
         ("mnist1d", 500, False),
         ("digits", 200, False),
@@ -87,5 +97,5 @@ def test_signals_are_not_flipped_or_cropped(key, value, read_options):
 
 
 def test_options_need_no_torch():
-    code = "import sys, lottery.data.options; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, lottery.config.data; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lottery.data.load import load
-from lottery.data.sample import sampled, subset
+from lottery.data.order import sampled, subset
 from lottery.errors import ConfigError
 
 STANDARD = {"scaling": "standard", "mean": [0.2, 0.5, 0.4], "std": [0.3, 0.2, 0.25]}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from lottery.config.data import Data
 from lottery.data import sources
 from lottery.data.load import load
-from lottery.data.options import Data
 from lottery.errors import ConfigError, LotteryError
+from lottery.models.build import check_fit
 
 NOWHERE = Path("no-such-folder")
 
@@ -118,7 +119,7 @@ def test_a_users_own_source(plugin, tmp_path):
         ("nothing", LotteryError, r"^my_data\.nothing: returned a NoneType, expected a mapping"),
         ("half", LotteryError, r"^my_data\.half: has no train_labels, test_images, test_labels"),
         ("number", ConfigError, r"^data\._target_: got 'my_data\.number', expected the dotted path of a function"),
-        ("missing", ConfigError, r"^data\._target_: got 'my_data\.missing'"),
+        ("missing", ConfigError, r"^data\._target_: my_data has no 'missing'"),
     ],
 )
 def test_a_users_mistakes(name, error, message, plugin, tmp_path):
@@ -130,6 +131,17 @@ def test_a_users_mistakes(name, error, message, plugin, tmp_path):
 def test_target_that_does_not_exist(target, tmp_path):
     with pytest.raises(ConfigError, match=r"^data\._target_: "):
         load(Data(target, "x", 2, [1, 4, 4], "unit"), tmp_path, split_seed=0)
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
+    """A user's model and data source are looked up as their method is; any error of the import is a ConfigError."""
+    (tmp_path / "broken_parts.py").write_text("def broken(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = r"^data\._target_: cannot import 'broken_parts\.source': SyntaxError: invalid syntax"
+    with pytest.raises(ConfigError, match=message):
+        load(Data("broken_parts.source", "x", 2, [1, 4, 4], "unit"), tmp_path, split_seed=0)
+    with pytest.raises(ConfigError, match=r"^model\._target_: cannot import 'broken_parts\.net': SyntaxError"):
+        check_fit({"_target_": "broken_parts.net"}, (1, 4, 4), 2)
 
 
 def test_options_are_checked_before_anything_is_read(read_options):

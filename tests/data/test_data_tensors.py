@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lottery.data.augment import FlipCrop
-from lottery.data.options import Data
+from lottery.config.data import Data
 from lottery.data.order import Split, integers
+from lottery.data.transforms import FlipCrop
 from lottery.errors import ConfigError, LotteryError
 
 AUGMENTED = {"flip": True, "crop": 2}
@@ -71,18 +71,19 @@ def test_streams_leave_global_generators_alone(make_dataset):
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
+@pytest.mark.parametrize("padding", ["black", "reflect"])
 @pytest.mark.parametrize(("flip", "crop"), [(True, 0), (False, 2), (True, 2), (True, 4)])
-def test_augmentation_equals_a_plain_loop(flip, crop, make_arrays):
-    """Per image: pad with zeros, cut out at the drawn corner, mirror where drawn."""
+def test_augmentation_equals_a_plain_loop(flip, crop, padding, make_arrays):
+    """Per image: pad with zeros or by numpy's reflection, cut out at the drawn corner, mirror where drawn."""
     images = make_arrays(40, (3, 6, 5)).train_images
-    augment = FlipCrop((3, 6, 5), flip, crop, torch.device("cpu"))
+    augment = FlipCrop((3, 6, 5), flip, crop, torch.device("cpu"), padding)
     augment.draw_(40, 7, 3)
     dy, dx, mirror = (integers(40, n, 7, "augment", 3, word) for n, word in
                       ((2 * crop + 1, "dy"), (2 * crop + 1, "dx"), (2, "flip")))  # fmt: skip
     expected = torch.zeros_like(images)
     for i, image in enumerate(images):
-        padded = torch.zeros(3, 6 + 2 * crop, 5 + 2 * crop, dtype=torch.uint8)
-        padded[:, crop : crop + 6, crop : crop + 5] = image
+        mode = "constant" if padding == "black" else "reflect"
+        padded = torch.from_numpy(np.pad(image.numpy(), [(0, 0), (crop, crop), (crop, crop)], mode=mode))
         cut = padded[:, dy[i] : dy[i] + 6, dx[i] : dx[i] + 5]
         expected[i] = cut.flip(2) if flip and mirror[i] else cut
     assert torch.equal(augment(images, slice(0, 40)), expected)
@@ -179,14 +180,14 @@ def test_digest_is_of_the_source_alone(make_dataset):
 def test_digest_sees_one_changed_value(name, make_arrays):
     arrays, changed = make_arrays(), make_arrays()
     getattr(changed, name).view(-1)[3] += 1
-    assert arrays.digest() != changed.digest()
+    assert arrays.digest != changed.digest
 
 
 def test_digest_sees_shape_and_type(make_arrays):
     arrays = make_arrays()
     turned = replace(arrays, train_images=arrays.train_images.view(50, 3, 5, 6))
     retyped = replace(arrays, train_images=arrays.train_images.view(torch.int8))
-    assert len({arrays.digest(), turned.digest(), retyped.digest()}) == 3
+    assert len({arrays.digest, turned.digest, retyped.digest}) == 3
 
 
 # --- Refusals ---

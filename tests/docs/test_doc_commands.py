@@ -15,9 +15,10 @@ from page_tools import DOCS, Command, blocks, commands, inline_code
 
 from lottery.__main__ import COMMANDS, main
 from lottery.arguments import Arguments
+from lottery.combine import Composer
 from lottery.compose import composed, config_folder, groups, is_hydra
 from lottery.errors import ConfigError
-from lottery.sweep import Composer, planned
+from lottery.sweep import planned
 
 PAGES = sorted(DOCS.rglob("*.md"))
 PLACEHOLDER = re.compile(r"\b(RUN|KEY|NAME|FILE|DIR)\b|^\[|^\.\.\.$")

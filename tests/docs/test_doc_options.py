@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from page_tools import DOCS, ROOT
 
 from lottery.compose import groups
-from lottery.config import locate
+from lottery.parts import locate
 
 PAGES = sorted((DOCS / "methods").glob("*.md"))
 TABLE = re.compile(r"<!-- options: (\w+)=(\w+) -->\n\n((?:\|.*\n)+)")
@@ -104,10 +104,10 @@ def test_there_are_results_of_every_experiment_on_a_method() -> None:
 
 
 def test_every_figure_is_listed() -> None:
-    """The functions of lottery.analysis.plots that write figures, in the table of the page on analysis."""
+    """The functions of lottery.figures that write figures, in the table of the page on analysis."""
     functions = {
         f"{path.stem}.{node.name}"
-        for path in (ROOT / "lottery" / "analysis" / "plots").glob("*.py")
+        for path in (ROOT / "lottery" / "figures").glob("*.py")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef) and [each.arg for each in node.args.args[:2]] == ["frame", "path"]
         if node.name[0] != "_"

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
@@ -81,20 +82,31 @@ class Checkpoints:
         return any(self.before.get(path) != when for path, when in self.look().items())
 
 
-def forked(arguments: list[str], output: Path) -> ForkProcess:
-    """A process that runs the command line, its output in a file. (Forking saves the seconds that importing takes.)"""
+def forked(
+    arguments: list[str],
+    output: Path,
+    first: Callable[[], object] = lambda: None,
+    work: Callable[[], int] | None = None,
+) -> ForkProcess:
+    """A process that runs the command line, its output in a file. (Forking saves the seconds that importing takes.)
+
+    `first` is called in it before. What runs is `work`, which gives the exit status, or else the command line.
+    """
     output.touch()
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(arguments, output))
+    process = multiprocessing.get_context("fork").Process(
+        target=_child, args=(work or partial(main, arguments), output, first)
+    )
     process.start()
     return process
 
 
-def _child(arguments: list[str], output: Path) -> None:
+def _child(work: Callable[[], int], output: Path, first: Callable[[], object]) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    status = main(arguments)
+    first()
+    status = work()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

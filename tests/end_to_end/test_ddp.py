@@ -92,7 +92,7 @@ def trained(runs: Path) -> list[dict[str, Any]]:
 def child_of(pid: int | None) -> int | None:
     """The one process that `pid` has started."""
     listed = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid=,args="], capture_output=True, text=True)
-    found = [int(line.split()[0]) for line in listed.stdout.splitlines() if "lottery.follow" in line]
+    found = [int(line.split()[0]) for line in listed.stdout.splitlines() if "lottery.ranks.follow" in line]
     return found[0] if found else None
 
 
@@ -159,7 +159,7 @@ def test_a_wrong_number_of_tasks_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_PROCID", "0")
     for tasks in ("1", "3"):
-        monkeypatch.setenv("SLURM_NTASKS", tasks)
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
         outcome = call(*QUICK, *DDP, "trainer.nodes=2")
         assert outcome.status == 2
         assert "srun --ntasks-per-node" in outcome.line or "set tasks_per_node=2 (--ntasks-per-node)" in outcome.line
@@ -167,6 +167,20 @@ def test_a_wrong_number_of_tasks_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("SLURM_PROCID", "1")  # the other tasks leave it to the first
     outcome = call(*QUICK, *DDP, "trainer.nodes=2")
     assert (outcome.status, outcome.err) == (2, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_slurm_left_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SLURM_NTASKS of an allocation, seen by a process that srun did not start; and variables that are no numbers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    line = call(*QUICK, *DDP, "trainer.devices=2").line
+    assert "SLURM_NTASKS=4 in the environment speaks of 4 tasks, but trainer.devices=2" in line
+    assert "`unset SLURM_NTASKS`" in line
+    monkeypatch.setenv("SLURM_NTASKS", "4(x2)")
+    assert (
+        "SLURM_NTASKS=4(x2) in the environment: expected a whole number" in call(*QUICK, *DDP, "trainer.devices=2").line
+    )
     assert not list(tmp_path.iterdir())
 
 

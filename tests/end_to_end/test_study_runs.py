@@ -17,11 +17,12 @@ from torch import nn
 from training_tools import AUGMENTED, MOMENTUM, STEPWISE, Start, assert_same_bits
 
 from lottery.errors import Interrupted, LotteryError
+from lottery.signals import StopFlag
+from lottery.state import load_state
 from lottery.study import Study
-from lottery.ticket import Mask, load_state, read_metadata, weights_digest
+from lottery.ticket import Mask, read_metadata, weights_digest
 from lottery.tracking.terminal import header
-from lottery.training.module import NonFiniteLoss
-from lottery.training.signals import StopFlag
+from lottery.training.progress import NonFiniteLoss
 
 EVERYTHING = (*MOMENTUM, *AUGMENTED, *STEPWISE, "controls=lth", "probes=light")
 

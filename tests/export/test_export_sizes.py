@@ -17,8 +17,8 @@ from lottery.models.zoo import from_timm, from_torchvision
 from lottery.pruning.structure import silent
 
 pytest.importorskip("torch_pruning")
-from lottery.export.channels import widths
-from lottery.export.shrink import shrink
+from lottery.channels.cut import widths
+from lottery.channels.shrink import shrink
 
 SHAPE = (3, 16, 16)
 

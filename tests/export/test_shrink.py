@@ -20,8 +20,8 @@ from lottery.models.zoo import from_timm, from_torchvision
 from lottery.pruning.structure import silent
 
 pytest.importorskip("torch_pruning")
-from lottery.export.channels import layers, widths
-from lottery.export.shrink import shrink
+from lottery.channels.cut import layers, widths
+from lottery.channels.shrink import shrink
 
 SHAPE = (3, 16, 16)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -12,9 +12,9 @@ from training_tools import small_config
 
 from lottery.errors import Interrupted
 from lottery.files import file_digest
-from lottery.inventory.contents import Contents, Entry, read_contents
+from lottery.inventory.contents import Contents, StoredStage, read_contents
+from lottery.signals import StopFlag
 from lottery.study import Study
-from lottery.training.signals import StopFlag
 
 STUDY = ("controls.reinit=1",)  # beside two rounds: a dense training and two for each round
 SEEDS = (0, 1)
@@ -63,7 +63,7 @@ class House:
         details = (self.folder(seed) / "rounds").iterdir()
         return {json.loads(path.read_text())["stages"]["train"] for path in details}
 
-    def stage(self, seed: int, round: str = "round_001") -> Entry:
+    def stage(self, seed: int, round: str = "round_001") -> StoredStage:
         """The stage of a round."""
         key = json.loads((self.folder(seed) / "rounds" / f"{round}.json").read_text())["stages"]["train"]
         return next(entry for entry in self.contents.entries if entry.key == key)

@@ -18,10 +18,11 @@ from command_line_tools import Outcome, call, command, environment, listing
 from store_house import SEEDS, TRAININGS, House
 from training_tools import Start
 
-from lottery.inventory import garbage, needs
-from lottery.inventory.contents import Entry
+from lottery.inventory import garbage
+from lottery.inventory.contents import StoredStage
 from lottery.inventory.garbage import Plan, clear, clearing
-from lottery.stages.lease import Holder, Lease
+from lottery.lease import Holder, Lease
+from lottery.record.folder import RunFolder
 
 Hooks = list[Callable[[int], object]]
 HOUR = 3600.0
@@ -45,7 +46,7 @@ def aged(folder: Path, seconds: float) -> None:
         os.utime(path, (time.time() - seconds,) * 2)
 
 
-def unfinished(house: House) -> Entry:
+def unfinished(house: House) -> StoredStage:
     [entry] = [entry for entry in house.contents.entries if not entry.done]
     return entry
 
@@ -148,6 +149,8 @@ def test_a_finished_stage_that_the_study_has_not_recorded_yet(house: House, star
     (folder / "rounds.jsonl").write_text(lines[0])  # and done, says its status
     for name in ("round_001", "round_001.reinit-0", "round_002", "round_002.reinit-0"):
         (folder / "rounds" / f"{name}.json").unlink()
+    assert "would remove 0 stages" in gc(house).out  # its manifest knows of more rows
+    (folder / "manifest.json").unlink()  # as of an older version
     assert f"would remove {TRAININGS - 1} stages" in gc(house).out
 
 
@@ -179,11 +182,11 @@ def test_a_run_folder_whose_needs_cannot_be_told_stops_everything(house: House) 
     shutil.rmtree(house.folder(0))
     (house.folder(1) / "status.json").unlink()
     config = house.folder(1) / "config.yaml"
-    for damage in (lambda: config.write_text("- a\n- b"), lambda: config.write_text("a: [b"), config.unlink):
-        damage()
+    for text, place in (("- a\n- b", ""), ("a: [b", ", line 2"), (None, "")):
+        config.unlink() if text is None else config.write_text(text)
         outcome = call("store", "gc", "--runs", str(house.runs), "--yes")
         assert outcome.status == 1
-        assert outcome.line.startswith(f"lottery: {config}: ")
+        assert outcome.line.startswith(f"lottery: {config}{place}: ")
         assert outcome.line.endswith("repair it, or remove the run folder")
     assert len(house.keys) == len(SEEDS) * TRAININGS
 
@@ -197,7 +200,7 @@ def test_a_folder_that_cannot_be_searched_stops_everything(house: House, monkeyp
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(needs.os, "scandir", refused)
+    monkeypatch.setattr(os, "scandir", refused)
     outcome = call("store", "gc", "--runs", str(house.runs), "--yes")
     assert outcome.status == 1
     assert outcome.line == f"lottery: {house.folder(1)}: cannot be searched for run folders: Permission denied"
@@ -238,14 +241,14 @@ def test_without_a_run_folder_nothing_goes_unless_all_is_said(house: House, tmp_
 
 
 @pytest.fixture
-def begun(house: House, on_batch: Hooks) -> Entry:
+def begun(house: House, on_batch: Hooks) -> StoredStage:
     """A stage that somebody has begun, whose run folder is not there."""
     folder = house.interrupted("seed=5", at=12, on_batch=on_batch)
     shutil.rmtree(folder)
     return unfinished(house)
 
 
-def test_a_young_unfinished_stage_stays_for_a_day(house: House, begun: Entry) -> None:
+def test_a_young_unfinished_stage_stays_for_a_day(house: House, begun: StoredStage) -> None:
     assert "would remove 0 stages" in gc(house).out
     assert "would remove 1 stage " in gc(house, "--older-than", "0").out
     aged(begun.folder, 23 * HOUR)
@@ -256,7 +259,9 @@ def test_a_young_unfinished_stage_stays_for_a_day(house: House, begun: Entry) ->
     assert begun.key not in house.keys
 
 
-def test_a_living_lease_protects_its_stage_and_what_it_may_need(house: House, begun: Entry, tmp_path: Path) -> None:
+def test_a_living_lease_protects_its_stage_and_what_it_may_need(
+    house: House, begun: StoredStage, tmp_path: Path
+) -> None:
     """The study of a stage that is being computed may be anywhere: all of the same network, data and recipe stays."""
     aged(house.store, 48 * HOUR)
     with Lease(begun.folder) as lease:
@@ -277,7 +282,7 @@ def test_a_living_lease_protects_its_stage_and_what_it_may_need(house: House, be
     assert f"would remove {TRAININGS + 1} stages" in gc(house, "--older-than", "0").out
 
 
-def someone_elses(entry: Entry, age: float, **changes: Any) -> None:
+def someone_elses(entry: StoredStage, age: float, **changes: Any) -> None:
     """A lease on the stage, touched so long ago."""
     holder = replace(Holder.this_process("study abc"), **changes)
     (entry.folder / ".lease").write_text(json.dumps(asdict(holder)))
@@ -295,23 +300,23 @@ def someone_elses(entry: Entry, age: float, **changes: Any) -> None:
         (70 * 60.0, {}, True),  # this machine, and it runs
     ],
 )
-def test_whose_lease_counts(age: float, holder: dict[str, Any], stays: bool, house: House, begun: Entry) -> None:
+def test_whose_lease_counts(age: float, holder: dict[str, Any], stays: bool, house: House, begun: StoredStage) -> None:
     aged(begun.folder, 48 * HOUR)
     someone_elses(begun, age, **holder)
     gc(house, "--yes", "--older-than", "0")
     assert (begun.key in house.keys) is stays
 
 
-def test_a_stage_that_is_taken_up_at_the_last_moment_stays(house: House, begun: Entry) -> None:
+def test_a_stage_that_is_taken_up_at_the_last_moment_stays(house: House, begun: StoredStage) -> None:
     """Planned, and then somebody continues it; or has finished it."""
     lease = Lease(begun.folder)
     assert lease.acquire()
     with lease:
-        cleared = clear(house.store, Plan([begun], {}, {}, 0))
+        cleared = clear(house.store, Plan([begun]))
     assert cleared.stages == 0
     assert cleared.kept == [f"train {begun.short}: somebody is at work on it"]
     (begun.folder / "DONE").write_text("{}")
-    assert clear(house.store, Plan([begun], {}, {}, 0)).stages == 0
+    assert clear(house.store, Plan([begun])).stages == 0
     assert {"stage.json", "DONE"} <= {path.name for path in begun.folder.iterdir()}
     assert not (begun.folder / ".lease").exists()
 
@@ -319,8 +324,8 @@ def test_a_stage_that_is_taken_up_at_the_last_moment_stays(house: House, begun: 
 def test_a_study_that_begins_meanwhile_gets_its_stages_back(house: House) -> None:
     removed = house.contents.entries
     before = listing(house.store)
-    with clearing(house.store, print):
-        cleared = clear(house.store, Plan(removed, {}, {}, 0), lambda: {removed[0].key: "study/new"})
+    with clearing(house.store):
+        cleared = clear(house.store, Plan(removed), lambda: {removed[0].key: "study/new"})
     assert cleared.stages == len(removed) - 1
     assert cleared.kept == [f"train {removed[0].short}: needed by study/new, which is new"]
     assert house.keys == {removed[0].key}
@@ -336,8 +341,25 @@ def test_a_stage_that_is_computed_anew_meanwhile_is_not_overwritten(house: House
         (entry.folder / "stage.json").write_text("new")
         return {entry.key: "study/new"}
 
-    assert clear(house.store, Plan([entry], {}, {}, 0), look_again).stages == 1
+    assert clear(house.store, Plan([entry]), look_again).stages == 1
     assert listing(entry.folder) == {"stage.json": b"new"}
+
+
+def test_a_stage_that_cannot_be_put_back_is_not_deleted(house: House) -> None:
+    [entry] = [house.stage(0)]
+    kind = entry.folder.parent
+
+    def look_again() -> dict[str, str]:
+        kind.rename(kind.with_name("elsewhere"))
+        kind.write_text("no folder")
+        return {entry.key: "study/new"}
+
+    cleared = clear(house.store, Plan([entry]), look_again)
+    assert (cleared.stages, cleared.kept) == (0, [])
+    [line] = cleared.failed
+    place = Path(line.partition("before the next gc move ")[2].partition(" to ")[0])
+    assert "needed by study/new, but cannot be put back" in line
+    assert {"stage.json", "DONE"} <= {path.name for path in place.iterdir()}
 
 
 def test_gc_in_the_middle_of_a_study(house: House, on_batch: Hooks, starts: list[Start]) -> None:
@@ -358,7 +380,7 @@ def test_gc_by_somebody_who_does_not_know_the_study(house: House, on_batch: Hook
         shutil.rmtree(house.folder(seed))
     gc(house, "--yes", "--all", "--older-than", "0")
     study = house.study("seed=1")
-    study.folder.path = house.runs.parent / "elsewhere"
+    study.folder = RunFolder(house.runs.parent / "elsewhere")
     on_batch.append(lambda step: gc(house, "--yes", "--all", "--older-than", "0") if step % 5 == 3 else None)
     study.run()
     assert len(starts) == TRAININGS
@@ -385,7 +407,7 @@ def test_a_dry_run_is_the_default_and_touches_nothing(house: House) -> None:
         assert (entry.short in said) == (entry.key not in house.named(0))
 
 
-def test_leftovers_go_when_they_are_old_and_nobody_needs_them(house: House, begun: Entry) -> None:
+def test_leftovers_go_when_they_are_old_and_nobody_needs_them(house: House, begun: StoredStage) -> None:
     kept = house.stage(0).folder
     old = [house.store / ".x.tmp", house.store / "train" / ".y.tmp", kept / ".state.tmp", begun.folder / ".z.tmp"]
     young = [path.with_name(f".young{path.name}") for path in old]
@@ -449,11 +471,11 @@ def test_two_at_once(house: House) -> None:
     assert house.keys == house.named(0)
 
 
-def test_a_stage_that_vanished_meanwhile_is_nobodys_business(house: House, begun: Entry) -> None:
+def test_a_stage_that_vanished_meanwhile_is_nobodys_business(house: House, begun: StoredStage) -> None:
     entries = house.contents.entries
     for entry in entries:
         shutil.rmtree(entry.folder)
-    cleared = clear(house.store, Plan(entries, {}, {house.store / ".gone.tmp": 0.0}, 0))
+    cleared = clear(house.store, Plan(entries, {house.store / ".gone.tmp": 0.0}))
     assert (cleared.stages, cleared.leftovers, cleared.kept, cleared.failed) == (0, 0, [], [])
     assert not house.keys
 

@@ -18,9 +18,9 @@ from command_line_tools import call, environment
 from store_house import SEEDS, TRAININGS, House
 
 from lottery.inventory import contents
-from lottery.inventory.contents import Entry, read_contents
-from lottery.inventory.describe import age, size
-from lottery.stages.lease import Holder, Lease
+from lottery.inventory.contents import StoredStage, read_contents
+from lottery.lease import Holder, Lease
+from lottery.printing import age_text, size_text
 
 
 def listed(house: House) -> dict[str, dict[str, Any]]:
@@ -36,7 +36,7 @@ def lines(house: House) -> list[str]:
     return outcome.out.splitlines()
 
 
-def line(house: House, entry: Entry) -> str:
+def line(house: House, entry: StoredStage) -> str:
     [found] = [line for line in lines(house) if line.startswith(entry.short)]
     return found
 
@@ -111,7 +111,7 @@ def test_the_totals_count_what_no_round_names(house: House) -> None:
 # -- what is not finished ---------------------------------------------------------------------------------------------
 
 
-def someone_elses(entry: Entry, **changes: Any) -> None:
+def someone_elses(entry: StoredStage, **changes: Any) -> None:
     """A lease on the stage."""
     holder = replace(Holder.this_process("study abc"), **changes)
     (entry.folder / ".lease").write_text(json.dumps(asdict(holder)))
@@ -160,7 +160,8 @@ def test_damage_that_shows_at_first_sight(house: House, damage: Callable[[Path],
     entry = house.stage(0)
     damage(entry.folder)
     said = listed(house)[entry.key]
-    assert (said["state"], said["note"]) == ("damaged", what)
+    assert said["state"] == "damaged"
+    assert said["note"].startswith(what)
     assert what in line(house, entry)
     assert [stage["state"] for stage in listed(house).values()].count("done") == len(house.keys) - 1
 
@@ -183,7 +184,7 @@ def test_a_stage_that_vanishes_while_it_is_read(house: House, monkeypatch: pytes
     for reads in range(3):
         entry, seen = house.contents.entries[0], []
 
-        def read(path: Path, entry: Entry = entry, seen: list[Path] = seen, reads: int = reads) -> Any:
+        def read(path: Path, entry: StoredStage = entry, seen: list[Path] = seen, reads: int = reads) -> Any:
             if path.parent == entry.folder:
                 seen.append(path)
                 if len(seen) > reads:
@@ -269,7 +270,8 @@ def test_arguments_that_are_wrong(args: tuple[str, ...], expected: str) -> None:
 
 
 def test_sizes_and_ages_in_their_largest_unit() -> None:
-    assert [size(count) for count in (0, 999, 1000, 1_234_567, 5 * 10**9, 3 * 10**13)] == [
+    assert [size_text(count) for count in (0, 999, 1000, 1_234_567, 5 * 10**9, 3 * 10**13)] == [
         "0 B", "999 B", "1.0 kB", "1.2 MB", "5.0 GB", "30.0 TB",
     ]  # fmt: skip
-    assert [age(seconds) for seconds in (-3, 0, 59, 60, 7200, 86400 * 40)] == ["0s", "0s", "59s", "1m", "2h", "40d"]
+    ages = [age_text(seconds) for seconds in (-3, 0, 59, 60, 7200, 86400 * 40)]
+    assert ages == ["0s", "0s", "59s", "1m", "2h", "40d"]

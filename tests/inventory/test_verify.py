@@ -16,10 +16,10 @@ from store_house import SEEDS, TRAININGS, House, flip, reseal
 from training_tools import Start
 
 from lottery.inventory import verify
-from lottery.inventory.contents import Entry
+from lottery.inventory.contents import StoredStage
 from lottery.inventory.hashing import Hashed, hashed
 from lottery.inventory.verify import check_mask, check_stage
-from lottery.stages.lease import Lease
+from lottery.lease import Lease
 from lottery.state import load_state, save_state
 from lottery.ticket import Mask
 
@@ -203,7 +203,7 @@ def test_each_file_is_read_once(house: House, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def begun(house: House, on_batch: Hooks) -> Entry:
+def begun(house: House, on_batch: Hooks) -> StoredStage:
     """A dense training that was interrupted after step 7, whose state it has kept."""
     house.interrupted("seed=5", at=12, on_batch=on_batch)
     [entry] = [entry for entry in house.contents.entries if not entry.done]
@@ -222,7 +222,7 @@ def begun(house: House, on_batch: Hooks) -> Entry:
     ],
 )
 def test_an_unfinished_stage(
-    damage: Callable[[Path], object], file: str, what: str, house: House, begun: Entry, starts: list[Start]
+    damage: Callable[[Path], object], file: str, what: str, house: House, begun: StoredStage, starts: list[Start]
 ) -> None:
     assert verified(house).status == 0
     damage(begun.folder / f"{file}.safetensors")
@@ -237,7 +237,7 @@ def test_an_unfinished_stage(
     assert verified(house).status == 0
 
 
-def test_a_stage_that_is_being_computed_is_not_removed(house: House, begun: Entry) -> None:
+def test_a_stage_that_is_being_computed_is_not_removed(house: House, begun: StoredStage) -> None:
     flip(begun.folder / "checkpoint.safetensors", -1)
     with Lease(begun.folder) as lease:
         assert lease.acquire()
@@ -247,7 +247,7 @@ def test_a_stage_that_is_being_computed_is_not_removed(house: House, begun: Entr
     assert begun.key in house.keys
 
 
-def test_a_stage_that_is_finished_or_removed_while_it_is_looked_at(house: House, begun: Entry) -> None:
+def test_a_stage_that_is_finished_or_removed_while_it_is_looked_at(house: House, begun: StoredStage) -> None:
     house.study("seed=5", "method.rounds=0").run()
     assert not (begun.folder / "checkpoint.safetensors").exists()
     assert check_stage(begun) == []

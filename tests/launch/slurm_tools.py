@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from command_line_tools import QUICK, ROOT, call, command
 
+from lottery.launch import scheduler
 from lottery.ticket import Mask
 
 TEST_CLUSTER = ROOT / "slurm" / "test_cluster"
@@ -65,7 +66,12 @@ class Slurm:
         }
 
     def run(self, *words: str, cwd: Path | None = None, **env: str) -> str:
-        """What a command prints on stdout. AssertionError with its stderr if it fails."""
+        """What a command prints on stdout. AssertionError with its stderr if it fails, Silent if SLURM does not answer.
+
+        What may be said twice to SLURM is said again where its connection broke, which it does on a machine under load.
+        """
+        if words[0] in ("scontrol", "squeue", "sinfo", "scancel"):
+            return scheduler.output_of(*words, deadline=time.monotonic() + 60, env=self.environment(**env))
         done = subprocess.run(
             words, cwd=cwd, env=self.environment(**env), capture_output=True, text=True, timeout=PATIENCE
         )
@@ -81,14 +87,6 @@ class Slurm:
         return self.run("sbatch", "--parsable", *args, cwd=cwd, **env).strip()
 
     def scontrol(self, *args: str) -> str:
-        """Tried again where SLURM's own connection broke, which it does on a machine under load."""
-        for _ in range(5):
-            try:
-                return self.run("scontrol", *args)
-            except AssertionError as error:
-                if "socket" not in str(error):
-                    raise
-                time.sleep(1.0)
         return self.run("scontrol", *args)
 
     def job(self, job: str) -> dict[str, str]:

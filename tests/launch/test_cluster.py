@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from command_line_tools import ROOT
 from omegaconf import OmegaConf
 from safetensors.numpy import save_file
-from slurm_tools import TEST_CLUSTER, TRAININGS, SlowStudy, Slurm, record, undisturbed
+from slurm_tools import TEST_CLUSTER, TRAININGS, SlowStudy, Slurm, record, undisturbed, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -38,7 +40,9 @@ def test_two_nodes_run_a_task_each(slurm: Slurm) -> None:
 
 
 def test_a_second_cluster_beside_it_comes_and_goes(slurm: Slurm, tmp_path: Path) -> None:
-    """It finds ports of its own, runs a job, is left alone by a second `up`, and leaves nothing behind."""
+    """It finds ports of its own, runs a job, is left alone by a second `up`, and leaves nothing behind. One whose
+    controller was killed is brought back by `up`, with its jobs.
+    """
     home = tmp_path / "c"
     first, again = up("--no-install", SLURM_HOME=str(home)), up("--no-install", SLURM_HOME=str(home))
     try:
@@ -48,6 +52,13 @@ def test_a_second_cluster_beside_it_comes_and_goes(slurm: Slurm, tmp_path: Path)
         assert sorted(pids) == ["munged.pid", "slurmctld.pid", "slurmd-node1.pid", "slurmd-node2.pid"]
         sleeper = Slurm(home / "slurm.conf").sbatch("--output=/dev/null", "--wrap", "sleep 600", cwd=tmp_path)
         Slurm(home / "slurm.conf").wait_for_state(sleeper, "RUNNING")
+        seen, state = time.time(), home / "state" / "job_state"
+        Slurm(home / "slurm.conf").scontrol("update", f"JobId={sleeper}", "Comment=changed")  # so that it is saved
+        wait_until(lambda: state.stat().st_mtime > seen, "the controller to save what it knows of the job")
+        os.kill(int(pids["slurmctld.pid"]), signal.SIGKILL)
+        assert up("--no-install", SLURM_HOME=str(home)).stdout == first.stdout
+        assert Slurm(home / "slurm.conf").job_state(sleeper) == "RUNNING"
+        pids["slurmctld.pid"] = (home / "run" / "slurmctld.pid").read_text()
         words = f"{first.stdout}\nexport PATH=$PATH:{os.environ['PATH']}; sacct -o JobID,State,NodeList -P -j {sleeper}"
         asked = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
         assert asked.stdout.splitlines() == ["JobID|State|NodeList", f"{sleeper}|RUNNING|node1"], asked.stderr

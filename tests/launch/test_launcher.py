@@ -18,21 +18,22 @@ import pytest
 from command_line_tools import QUICK, ROOT, call, command, environment, spawn
 from omegaconf import OmegaConf
 
+from lottery.combine import Composer
 from lottery.compose import composed
 from lottery.config import study_key
 from lottery.errors import ConfigError
 from lottery.launch import scheduler, slurm
-from lottery.launch.held import HELD
+from lottery.launch.blocked import BLOCKED
 from lottery.launch.job import StudyJob, comes_back
 from lottery.launch.launcher import id_text
-from lottery.launch.local import Crew, worker_environment
-from lottery.launch.record import Job, Outcome, Sweep, new_folder
+from lottery.launch.local import KILLED, TRIES, Crew, worker_environment
+from lottery.launch.record import Outcome, Process, Sweep, SweepStudy, new_folder
 from lottery.launch.settings import Local
 from lottery.launch.slurm import Watch, last_word
 from lottery.launch.snapshot import described, snapshot
-from lottery.stages.lease import start_time
-from lottery.sweep import Composer, planned
-from lottery.training.signals import HANDLED
+from lottery.lease import start_time
+from lottery.signals import HANDLED
+from lottery.sweep import planned
 
 PATIENCE = 240.0  # seconds, on a machine with many other things to do
 # Two trainings of some seconds, each with a checkpoint after a fifth of a second or so.
@@ -149,7 +150,7 @@ def test_what_is_submitted(sbatch: Path, tmp_path: Path) -> None:
     script = (sbatch / "7").read_text()
     assert re.search(rf"\nexport PYTHONPATH={sweep.folder}/code[:\n]", script)
     assert "\nexport PYTHONSAFEPATH=1\nexport SRUN_CPUS_PER_TASK=4\nmodule load cuda\n" in script
-    assert re.search(r"\nsrun .*--kill-on-bad-exit=1 .*python\S* -IS \S+/code/lottery/launch/held.py -u -m ", script)
+    assert re.search(r"\nsrun .*--kill-on-bad-exit=1 .*python\S* -IS \S+/code/lottery/launch/blocked.py -u -m ", script)
 
 
 def test_what_is_pickled(sbatch: Path, tmp_path: Path) -> None:
@@ -206,6 +207,11 @@ def test_what_slurm_refuses_leaves_nothing(sbatch: Path, tmp_path: Path) -> None
     assert outcome.line == "lottery: hydra/launcher=slurm: CPU count too high"
     assert (tmp_path / "cancelled").read_text() == "7\n"
     assert not list((tmp_path / "runs" / ".sweeps").iterdir())
+    (fake / "scancel").write_text("#!/bin/sh\necho 'scancel: error: Access denied' >&2; exit 1\n")
+    line = call(*SUBMIT, *QUICK, "trainer.devices=1,2").line
+    said = "the jobs submitted before could not be cancelled (scancel: error: Access denied): `scancel 7`"
+    assert line == f"lottery: hydra/launcher=slurm: CPU count too high; {said}"
+    assert list((tmp_path / "runs" / ".sweeps").iterdir())  # it has the jobs on record
 
 
 @pytest.mark.parametrize(
@@ -219,7 +225,7 @@ def test_what_slurm_refuses_leaves_nothing(sbatch: Path, tmp_path: Path) -> None
 )
 def test_a_job_that_ends_without_a_word(state: str | None, said: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is believed when SLURM says so twice; a job that is requeued in between, or a SLURM that is silent, is not."""
-    sweep = Sweep(new_folder(Path("runs"), "now"), "slurm", [], [Job("a", [], "f", job="7")])
+    sweep = Sweep(new_folder(Path("runs"), "now"), "slurm", [], [SweepStudy("a", [], "f", job="7")])
     watch, answers = Watch(sweep), scheduler.Answer
 
     def look(state: str | None, complete: bool = True) -> set[int]:
@@ -259,12 +265,12 @@ def test_when_a_job_sees_to_its_own_return(received: set[int], state: str | None
 
 def test_signals_are_held_back_until_somebody_handles_them() -> None:
     """While Python imports, and until StopFlag is installed."""
-    assert set(HELD) == set(HANDLED)
+    assert set(BLOCKED) == set(HANDLED)
     code = (
         "import os, signal; os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR2); print('alive');"
-        "from lottery.training.signals import StopFlag; stop = StopFlag(); stop.install(); print(sorted(stop.received))"
+        "from lottery.signals import StopFlag; stop = StopFlag(); stop.install(); print(sorted(stop.received))"
     )
-    held = [sys.executable, "-IS", str(ROOT / "lottery" / "launch" / "held.py"), "-c", code]
+    held = [sys.executable, "-IS", str(ROOT / "lottery" / "launch" / "blocked.py"), "-c", code]
     done = subprocess.run(held, env=environment(), capture_output=True, text=True)
     assert done.stdout.split("\n")[:2] == ["alive", f"[{int(USR2)}, {int(TERM)}]"]
 
@@ -319,7 +325,7 @@ def test_a_sweep_of_one_study_needs_no_values_to_sweep_over() -> None:
 
 
 def test_a_sweep_is_read_as_it_was_written() -> None:
-    jobs = [Job("a", ["seed=0"], "study/1", "7_0", "", "log"), Job("b", ["seed=1"], "study/2", "7_1")]
+    jobs = [SweepStudy("a", ["seed=0"], "study/1", "7_0", "", "log"), SweepStudy("b", ["seed=1"], "study/2", "7_1")]
     sweep = Sweep(
         new_folder(Path("runs"), "now"), "slurm", ["python"], jobs, None, described(), {"wait": True}, "today"
     )
@@ -338,7 +344,7 @@ def test_sweeps_of_the_same_second_have_folders_of_their_own() -> None:
 def claim_all(task: tuple[str, str]) -> list[int]:
     folder, worker = task
     sweep = Sweep(Path(folder), "local", [], [])
-    return [number for number in range(50) if sweep.claim(number, worker)]
+    return [number for number in range(50) if sweep.claim(number, [Process(worker, "7")])]
 
 
 def test_every_study_is_taken_by_one_worker() -> None:
@@ -347,7 +353,7 @@ def test_every_study_is_taken_by_one_worker() -> None:
         taken = pool.map(claim_all, [(str(folder), str(n)) for n in range(4)], chunksize=1)
     assert sorted(number for own in taken for number in own) == list(range(50))
     claims = Sweep(folder, "local", [], []).claims()
-    assert claims == {number: str(worker) for worker, own in enumerate(taken) for number in own}
+    assert claims == {number: [Process(str(worker), "7")] for worker, own in enumerate(taken) for number in own}
 
 
 def test_an_outcome_stands_until_the_study_is_run_again() -> None:
@@ -360,14 +366,30 @@ def test_an_outcome_stands_until_the_study_is_run_again() -> None:
     assert (sweep.outcome(3), sweep.ended()) == (None, set())
 
 
+def test_damaged_files_of_a_sweep_do_no_harm() -> None:
+    """An outcome that cannot be read is an end, or its readers would wait for ever; a claim of nobody is given back."""
+    sweep = Sweep(new_folder(Path("runs"), "now"), "local", [], [])
+    for kind, name in [("outcomes", "0000.json"), ("outcomes", "x.json"), ("claims", "0001.txt"), ("claims", "x.txt")]:
+        (sweep.folder / kind).mkdir(exist_ok=True)
+        (sweep.folder / kind / name).write_bytes(b"")
+    (sweep.folder / "claims" / "0002.txt").write_bytes(b"\xff\0")
+    assert sweep.ended() == {0}
+    assert (end := sweep.outcome(0)) is not None
+    assert (end.status, "0000.json: not JSON" in end.cause) == (1, True)
+    sweep.claim(3, [Process("1", "1")])
+    assert sweep.claims() == {1: [], 2: [], 3: [Process("1", "1")]}
+    sweep.free()
+    assert set(sweep.claims()) == {3}
+
+
 def test_a_process_number_that_is_used_again_is_not_the_launcher() -> None:
     here, started = str(os.getpid()), start_time(os.getpid())
-    sweep = Sweep(new_folder(Path("runs"), "now"), "local", [], [Job("", [], "", here, "1")])
+    sweep = Sweep(new_folder(Path("runs"), "now"), "local", [], [SweepStudy("", [], "", here, "1")])
     assert sweep.processes() == []
     sweep.jobs[0].started = started
     assert sweep.processes() == [os.getpid()]
     sweep.jobs[0].job = ""
-    sweep.claim(0, f"{here} {started}")  # also a worker whose starter was killed
+    sweep.claim(0, [Process("1", "1"), Process(here, started)])  # also a worker whose starter was killed
     assert sweep.processes() == [os.getpid()]
 
 
@@ -438,12 +460,58 @@ def test_everything_that_a_study_prints_is_in_its_log(tmp_path: Path) -> None:
 
 
 def test_workers_that_cannot_start_are_not_started_for_ever(tmp_path: Path) -> None:
-    sweep = Sweep(new_folder(tmp_path, "now"), "local", [], [Job("a", [], "f")])
+    sweep = Sweep(new_folder(tmp_path, "now"), "local", [], [SweepStudy("a", [], "f")])
     sweep.settings = {"python": "false", "gpus_per_worker": 1}
     crew = Crew(sweep)
     wait_until(lambda: not crew.at_work(more=True), "the crew to give up")
-    assert crew.started == 1
+    assert crew.started == TRIES
     assert not sweep.ended()
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def test_a_killed_worker_is_replaced_while_others_are_busy(tmp_path: Path) -> None:
+    """Two workers, three studies: the third one does not wait for the worker that is left."""
+    (tmp_path / "python").write_text("#!/bin/sh\nexec sleep 600\n")  # a worker that never gets on
+    (tmp_path / "python").chmod(0o755)
+    sweep = Sweep(new_folder(tmp_path, "now"), "local", [], [SweepStudy(name, [], name) for name in "abc"])
+    sweep.settings = {"python": str(tmp_path / "python"), "gpus_per_worker": 1}
+    crew = Crew(sweep)
+    try:
+        assert crew.at_work(more=True)
+        for number, worker in enumerate(crew.workers):
+            assert sweep.claim(number, [Process.of(int(worker.job_id))])
+        crew.at_work(more=True)
+        assert crew.started == 2
+        first = int(crew.workers[0].job_id)
+        wait_until(lambda: children(first), "the worker's process")
+        os.kill(children(first)[0], signal.SIGKILL)
+        wait_until(lambda: crew.at_work(more=True) and crew.started == 3, "a third worker")
+        assert [sweep.outcome(number) for number in range(3)] == [Outcome(1, KILLED), None, None]
+    finally:
+        while crew.at_work(more=False):
+            sweep.terminate()
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_while_importing_and_an_empty_claim_cost_nothing(tmp_path: Path) -> None:
+    """The only worker of a sweep is killed before it has taken a study, and there is a claim that was cut short."""
+    sweep = Sweep(new_folder(tmp_path / "runs", "now"), "local", [], [SweepStudy("", [*QUICK], "")])
+    sweep.settings = {"workers": 1, "gpus_per_worker": 1}
+    sweep.write()
+    (sweep.folder / "claims").mkdir()
+    (sweep.folder / "claims" / "0000.txt").touch()
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "lottery.launch.local", str(sweep.folder)], env=environment(), stderr=subprocess.PIPE
+    )
+    wait_until(lambda: (started := children(launcher.pid)) and children(started[0]), "the worker to be started")
+    os.kill(children(children(launcher.pid)[0])[0], signal.SIGKILL)
+    _, err = launcher.communicate(timeout=PATIENCE)
+    assert (launcher.returncode, err) == (0, b"")
+    assert sweep.outcome(0) == Outcome(0)
 
 
 @pytest.mark.slow

@@ -15,6 +15,9 @@ import pytest
 from command_line_tools import command
 from slurm_tools import TRAININGS, SlowStudy, Slurm, record, table, undisturbed, wait_until
 
+from lottery.launch.record import Sweep
+from lottery.stages.attempts import RUNS
+
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 Launcher = tuple[str, ...]
@@ -54,8 +57,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def ends(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
     """The scenarios, all at the same time; each test looks at the end of one."""
     folder = tmp_path_factory.mktemp("faults")
-    scenarios: list[Callable[[Slurm, Path], Any]] = [time_limits, preemptions_and_node, requeue, cancel, shared]
-    with ThreadPoolExecutor() as pool:
+    scenarios: list[Callable[[Slurm, Path], Any]]
+    scenarios = [time_limits, preemptions_and_node, requeue, cancel, shared, standstill]
+    with ThreadPoolExecutor(len(scenarios)) as pool:
         yield {one.__name__: pool.submit(one, slurm, folder / one.__name__) for one in scenarios}
 
 
@@ -128,6 +132,22 @@ def cancel(slurm: Slurm, folder: Path) -> dict[str, Any]:
     return {"end": End.of(study, again), "cancelled": slurm.job(job), "log": slurm.log(job)}
 
 
+def standstill(slurm: Slurm, folder: Path) -> dict[str, Any]:
+    """The first round's probe takes longer than the job ever runs at a time."""
+    study = SlowStudy(slurm, folder, "+probes.slow={_target_: slow_network.probe, _partial_: true}")
+    study.hurry()
+    probing = folder / "slow.probing"
+    probing.mkdir()
+    job = submit(study, *SLURM)
+    for run in range(1 + RUNS):  # the first gets on, by the dense training
+        slurm.wait_for(job, lambda run=run: (probing / str(run)).exists(), "the probe")  # type: ignore[misc]
+        slurm.scontrol("requeue", job)
+        slurm.wait_for(job, lambda run=run: slurm.restarts(job) > run, "being queued again")  # type: ignore[misc]
+    wait_until(lambda: slurm.job_state(job) == "FAILED", "the end of the job")
+    [sweep] = study.runs.glob(".sweeps/*")
+    return {"log": slurm.log(job), "outcome": Sweep.read(sweep).outcome(0), "restarts": slurm.restarts(job)}
+
+
 def shared(slurm: Slurm, folder: Path) -> dict[str, Any]:
     """A sweep, waited for, of two studies that begin with the same dense training."""
     study = SlowStudy(slurm, folder, "train.steps=400it", f"method.rate={','.join(RATES)}")
@@ -166,6 +186,15 @@ def test_scancel_ends_the_job_and_the_same_command_continues(
     assert result["cancelled"]["Restarts"] == "0"
     assert result["end"].found == expected
     assert len(result["end"].continued) == 1  # from the state saved by SIGTERM, or else from the last checkpoint
+
+
+def test_a_job_that_gets_nowhere_ends_and_says_so(ends: dict[str, Future[Any]]) -> None:
+    result = ends["standstill"].result()
+    assert result["restarts"] == 1 + RUNS
+    assert (result["outcome"].status, result["outcome"].cause.partition(" (")[0].partition(" ran ")[2]) == (
+        1, f"{RUNS} times without a new step, row or stage",
+    )  # fmt: skip
+    assert result["outcome"].cause in result["log"]
 
 
 def test_two_tasks_that_need_the_same_dense_training_do_it_once(ends: dict[str, Future[Any]], tmp_path: Path) -> None:

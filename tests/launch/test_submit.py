@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from command_line_tools import QUICK, call, spawn
+from command_line_tools import QUICK, call, command, spawn
+from slurm_tools import Slurm
 from test_launcher import SLOW, in_mid_training, the_sweep, wait_until
 
-from lottery.launch.record import Job, Outcome, Sweep, new_folder
-from lottery.stages.lease import start_time
+from lottery.launch.record import Outcome, Sweep, SweepStudy, new_folder
+from lottery.lease import start_time
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +48,55 @@ def test_submit_returns_and_cancel_ends(tmp_path: Path) -> None:
         assert (status["state"], status["signal"]) == ("interrupted", "SIGTERM")
     second = call("cancel", "latest")
     assert (second.status, second.out) == (0, f"sweep {sweep.name}: nothing to cancel, its jobs have ended\n")
+
+
+@pytest.mark.slow
+def test_workers_whose_starters_were_killed_are_seen_and_cancelled(tmp_path: Path) -> None:
+    """First the process that starts the workers is killed, then submitit's that started this one."""
+    submitted = spawn(
+        "submit", "hydra/launcher=local", "hydra.launcher.workers=1", *SLOW, "train.steps=60000it", "seed=0,1",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert submitted.status == 0, submitted
+    wait_until(lambda: in_mid_training(tmp_path / "runs") == 1, "a study to run")
+    sweep = the_sweep(tmp_path)
+    [(submitit, worker)] = sweep.claims().values()
+    for pid in (sweep.jobs[0].job, submitit.pid):
+        os.kill(int(pid), signal.SIGKILL)
+        wait_until(lambda pid=pid: not start_time(int(pid)), "its end")  # type: ignore[misc]
+        found = json.loads(call("status", sweep.name, "--json").out)
+        assert [study["state"] for study in found["studies"]] == ["running", "queued"]
+    assert sweep.processes() == [int(worker.pid)]
+    assert call("cancel", sweep.name).out == f"sweep {sweep.name}: cancelled 2 of 2 studies\n"
+    assert not sweep.processes()
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_jobs_whose_submitter_was_killed_before_it_knew_their_ids(slurm: Slurm, tmp_path: Path) -> None:
+    """SLURM has taken two arrays of two jobs; of the second one `submit` has not heard. Status and cancel find all."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    sbatch = f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\ngrep -q ntasks-per-node=2 "$1" && kill -9 $PPID\nexit 0\n'
+    (programs / "sbatch").write_text(sbatch)
+    (programs / "sbatch").chmod(0o755)
+    env = slurm.environment()
+    env["PATH"] = f"{programs}{os.pathsep}{env['PATH']}"
+    words = ("submit", *QUICK, "seed=0,1", "trainer.devices=1,2", "hydra.launcher.cpus_per_task=1")
+    held = "hydra.launcher.additional_parameters.hold=true"
+    done = subprocess.run(command((*words, f"+{held}")), cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    known = [job.job for job in the_sweep(tmp_path).jobs]
+    assert known[1::2] == ["_0", "_1"]
+    first, second = sorted(set(slurm.run("squeue", "-h", "-t", "PD", "-o", "%F").split()), key=int)[-2:]
+    ids = [f"{first}_0", f"{second}_0", f"{first}_1", f"{second}_1"]
+    assert known[::2] == ids[::2]
+
+    found = json.loads(slurm.lottery("status", "latest", "--json", cwd=tmp_path))["studies"]
+    assert [(study["state"], study["job"]) for study in found] == [("queued", id) for id in ids]
+    cancelled = slurm.lottery("cancel", "latest", cwd=tmp_path)
+    assert f"cancelled 4 of 4 jobs: {', '.join(ids)}" in cancelled
+    wait_until(lambda: not slurm.run("squeue", "-h", "-j", ids[1].partition("_")[0]), "their end")
 
 
 WRONG = {
@@ -82,7 +135,7 @@ def test_help() -> None:
 
 
 def swept(tmp_path: Path, executor: str, job: str = "", started: str = "") -> Sweep:
-    sweep = Sweep(new_folder(tmp_path / "runs", "now"), executor, [], [Job("a", [], "study/a", job, started)])
+    sweep = Sweep(new_folder(tmp_path / "runs", "now"), executor, [], [SweepStudy("a", [], "study/a", job, started)])
     sweep.write()
     return sweep
 

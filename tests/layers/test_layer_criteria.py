@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from inspect import signature
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,20 @@ from lottery.errors import ConfigError, LotteryError
 from lottery.layers.from_features import cka, expect_abs, hrank, importance, pls
 from lottery.layers.from_outputs import kl, loss
 from lottery.layers.from_weights import grasp, l1, random, snip, snip_signed
-from lottery.layers.scoring import PIECE, UnitCriterion, UnitScoring, settled_
-from lottery.layers.units import Unit, find_units, remove_, silenced
+from lottery.layers.removal import Unit, remove_, silenced
+from lottery.layers.scoring import PIECE, UnitScoring, settled_
+from lottery.layers.units import find_units
 from lottery.models.resnet import resnet
-from lottery.parts import made
+from lottery.parts import instantiated
 from lottery.pruning import gradients
 from lottery.pruning.prunable import prunable
 from lottery.pruning.scoring import Scoring
+from lottery.stages.layers import VERSION
 from lottery.ticket import Mask
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "layer_criterion").glob("*.yaml"))
+UnitCriterion = Callable[[UnitScoring], dict[str, float]]
 ALL: list[UnitCriterion] = [random, l1, snip, snip_signed, grasp, expect_abs, hrank, pls, cka, kl, loss]
 CLASSES = 3
 
@@ -239,6 +243,16 @@ def test_l1_is_the_absolute_weight_and_goes_by_the_stage() -> None:
     assert list(l1(at).values()) == pytest.approx([1.5 / 9, 6 / 9])
     blocks = l1(scoring(resnet14(), (3, 8, 8)))  # He's initialisation: the wider the layer the smaller the weights
     assert max(blocks["stages.2.1"], 0) < blocks["stages.1.1"] < min(blocks["stages.0.0"], blocks["stages.0.1"])
+    filters = l1(scoring(resnet14(), (3, 8, 8)), agg="filters")  # and the larger their sum over a filter
+    assert max(filters["stages.0.0"], filters["stages.0.1"]) < filters["stages.1.1"] < filters["stages.2.1"]
+
+
+def test_l1_of_the_authors_is_the_mean_over_filters_added_over_the_convolutions() -> None:
+    """Two filters [1, -2] and [3, 4]: L1 3 and 7, mean 5; then two of 1x1 weights .5 and 1.5 each: 2."""
+    layers = [mixing(torch.tensor(rows)) for rows in ([[1.0, -2.0], [3.0, 4.0]], [[0.5, 0.5], [1.5, 1.5]])]
+    at = scoring(seeded(lambda: Chain([Add(nn.Sequential(*layers)), Add(mixing(torch.eye(2)))], 2)), (2, 4, 4))
+    assert list(l1(at, agg="filters").values()) == [(3 + 7) / 2 + (1 + 3) / 2, 1]
+    assert list(l1(at).values()) == [14 / 8, 2 / 4]
 
 
 def test_random_scores_are_uniform_draws_of_the_generator() -> None:
@@ -334,6 +348,41 @@ def test_cka_is_one_minus_the_similarity_of_input_and_output() -> None:
     assert found[2] > 0.1
 
 
+@pytest.mark.parametrize("per_class", [2, 40])
+def test_cka_of_the_network_compares_the_last_layers_input_with_and_without_the_unit(per_class: int) -> None:
+    """Kornblith's biased form by features, from the dense network in which the unit's parameters are zero: fewer images
+    than features, and more, in several pieces.
+    """
+    network = trained()
+    at = scoring(network, (3, 8, 8))
+    images, _ = at.sample(per_class)
+
+    def features(units: list[Unit]) -> Tensor:
+        quiet = silenced(network.state_dict(), units, dict(network.named_parameters()))
+        network.eval().fc.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().double()))
+        torch.func.functional_call(network, quiet, (images,))
+        return seen[-1] - seen[-1].mean(0)
+
+    seen: list[Tensor] = []
+    whole = features([])
+    assert whole.shape == (CLASSES * per_class, 16)
+    for name, score in cka(at, per_class, of="network").items():
+        other = features([at.units[name]])
+        similar = (whole.T @ other).square().sum() / ((whole.T @ whole).norm() * (other.T @ other).norm())
+        assert score == pytest.approx(1 - float(similar), rel=1e-3)
+        assert score > 1e-4
+
+
+def test_cka_of_the_network_by_hand() -> None:
+    """Mean pixels are what the last layer sees. Unit 0 keeps the first of two uncorrelated channels of variance 1: the
+    network without it has both. |X'Y|² = n², |X'X| = n, |Y'Y| = √2 n: CKA 1/√2. Unit 1 doubles: CKA 1.
+    """
+    pixels = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    images = pixels[:, :, None, None].expand(4, 2, 3, 3).contiguous()
+    at = scoring(chain([torch.diag(torch.tensor([0.0, -1.0])), torch.eye(2)]), (2, 3, 3), images)
+    assert list(cka(at, 2, of="network").values()) == pytest.approx([1 - 0.5**0.5, 0], abs=1e-12)
+
+
 def test_cka_needs_features_that_differ_and_four_images() -> None:
     with pytest.raises(LotteryError, match=r"cka: the features of unit 'units.1' are the same for all images"):
         cka(scoring(scaled(1, -1), (2, 4, 4)))
@@ -341,20 +390,21 @@ def test_cka_needs_features_that_differ_and_four_images() -> None:
         cka(scoring(scaled(1), (2, 4, 4)), per_class=1)
 
 
-def test_pls_on_one_component_is_the_first_singular_vector() -> None:
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_pls_on_one_component_is_the_first_singular_vector(pool: str) -> None:
     """VIP = √p |u|, u the first left singular vector of X'Y (both standardised); a unit scores its features' mean."""
     generator = torch.Generator().manual_seed(1)
     matrices = [torch.randn(5, 5, generator=generator) for _ in range(3)]
     at = scoring(chain(matrices), (5, 4, 4))
     images, labels = at.sample(10)
-    pooled, columns = images.mean((2, 3)), []
+    maps, columns = images, []
     for matrix in matrices:
-        pooled = pooled + pooled @ matrix.double().T
-        columns.append(pooled)
+        maps = maps + torch.einsum("ij,njhw->nihw", matrix.double(), maps)
+        columns.append(maps.mean((2, 3)) if pool == "mean" else maps.amax((2, 3)))
     x, y = (z - z.mean(0) for z in (torch.cat(columns, 1), F.one_hot(labels).double()))
     u = torch.linalg.svd((x / x.std(0)).T @ (y / y.std(0)))[0][:, 0]
     expected = (15**0.5 * u.abs()).view(3, 5).mean(1)
-    assert list(pls(at, components=1).values()) == pytest.approx(expected.tolist(), rel=1e-3)
+    assert list(pls(at, components=1, pool=pool).values()) == pytest.approx(expected.tolist(), rel=3e-3)
 
 
 @pytest.mark.parametrize("components", [1, 2, 4])
@@ -417,12 +467,30 @@ def test_kl_and_loss_are_those_of_a_silent_unit(per_class: int) -> None:
     at = scoring(network, (3, 8, 8))
     p, labels = log_probabilities(network, at, None, per_class)
     rows = torch.arange(len(labels))
-    divergences, losses = kl(at, per_class), loss(at, per_class)
-    assert list(divergences) == list(losses) == list(at.units)
+    divergences, losses = kl(at, per_class, "full_without"), loss(at, per_class)
+    reverse = kl(at, per_class, "without_full")
+    assert list(divergences) == list(reverse) == list(losses) == list(at.units)
     for unit in at.units:
         q, _ = log_probabilities(network, at, unit, per_class)
         assert divergences[unit] == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=1e-4)
+        assert reverse[unit] == pytest.approx(float((q.exp() * (q - p)).sum(1).mean()), rel=1e-4)
         assert losses[unit] == pytest.approx(float((p[rows, labels] - q[rows, labels]).mean()), rel=1e-3, abs=1e-6)
+
+
+def test_kl_of_the_authors_is_that_of_the_network_without_the_unit_to_the_whole() -> None:
+    """Logits (1 + ln 3, 1) with the unit and (1, 1) without: probabilities (3/4, 1/4) and (1/2, 1/2)."""
+
+    class Sure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unit = Add(mixing(torch.tensor([[np.log(3), 0], [0, 0]])))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.unit(x).mean((2, 3))
+
+    at = scoring(Sure().double(), (2, 3, 3), torch.ones(6, 2, 3, 3))
+    assert list(kl(at, 2, "without_full").values()) == pytest.approx([np.log(4 / 3) / 2])
+    assert list(kl(at, 2, "full_without").values()) == pytest.approx([3 / 4 * np.log(3 / 2) + 1 / 4 * np.log(1 / 2)])
 
 
 def test_a_unit_that_does_nothing_leaves_first() -> None:
@@ -432,7 +500,8 @@ def test_a_unit_that_does_nothing_leaves_first() -> None:
             network.get_parameter(name).zero_()
     at = scoring(network, (3, 8, 8))
     assert loss(at)["stages.1.1"] == pytest.approx(0, abs=1e-7)
-    for scores in (kl(at), cka(at), expect_abs(at, of="branch"), snip(at)):
+    similar = (cka(at), cka(at, of="network"))
+    for scores in (kl(at), kl(at, 10, "without_full"), *similar, expect_abs(at, of="branch"), snip(at)):
         assert min(scores, key=lambda name: scores[name]) == "stages.1.1"
         assert scores["stages.1.1"] == pytest.approx(0, abs=1e-7)
         assert sorted(scores.values())[1] > 1e-6
@@ -516,15 +585,52 @@ def test_attention_of_torch_itself_can_be_scored() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_configs(name: str) -> None:
-    """Each gives the criterion of its name, with the defaults that the function has."""
-    with initialize_config_dir(str(CONF), version_base=None):
-        node = OmegaConf.to_container(compose(f"layer_criterion/{name}").method.criterion)
+    """Each gives the criterion of its name and says all its options, so that keys hold what they mean."""
+    node = node_of(name)
     assert set(NAMES) == {criterion.__name__ for criterion in ALL}
-    criterion = made(node, "method.criterion")
+    criterion = instantiated(node, "method.criterion")
     assert isinstance(criterion, partial)
     assert criterion.func.__name__ == name
+    options = {option: node[option] for option in list(signature(criterion.func).parameters)[1:]}
+    assert set(node) == {"_target_", "_partial_", *options}
     at = scoring(trained(), (3, 8, 8))
-    assert criterion(at) == criterion.func(scoring(trained(), (3, 8, 8)))
+    assert criterion(at) == criterion.func(scoring(trained(), (3, 8, 8)), **options)
+    of_authors = AUTHORS.get(name, {})
+    assert options == {p.name: p.default for p in list(signature(criterion.func).parameters.values())[1:]} | of_authors
+
+
+def node_of(name: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base=None):
+        return OmegaConf.to_container(compose(f"layer_criterion/{name}").method.criterion)  # type: ignore[return-value]
+
+
+AUTHORS = {  # what the configs choose, as Jordao's public code does; functions default to what older configs mean
+    "kl": {"direction": "without_full"}, "cka": {"of": "network"}, "pls": {"pool": "max"}, "l1": {"agg": "filters"},
+}  # fmt: skip
+
+
+def test_configurations_without_the_newer_options_mean_what_they_meant() -> None:
+    """Their scores have the keys that they had, so the numbers must be the same."""
+    at = scoring(trained(), (3, 8, 8))
+    assert kl(at, per_class=6) == kl(at, per_class=6, direction="full_without") != kl(at, 6, "without_full")
+    assert cka(at, per_class=6) == cka(at, per_class=6, of="unit") != cka(at, per_class=6, of="network")
+    assert pls(at, per_class=6) == pls(at, per_class=6, pool="mean") != pls(at, per_class=6, pool="max")
+    assert l1(at) == l1(at, agg="mean") != l1(at, agg="filters")
+
+
+def test_scores_of_the_other_criteria_keep_their_keys() -> None:
+    """The key of a unit's scores holds this version and the criterion's whole node."""
+    sample: dict[str, Any] = {"per_class": 10}
+    kept: dict[str, dict[str, Any]] = {
+        "random": {}, "loss": sample, "snip": {"agg": "mean", **sample}, "snip_signed": {"agg": "mean", **sample},
+        "grasp": {"agg": "mean", **sample, "temperature": 200.0}, "expect_abs": {**sample, "of": "output"},
+        "hrank": {"per_class": 5, "of": "output", "relative": True},
+    }  # fmt: skip
+    assert VERSION == 1
+    assert set(kept) | set(AUTHORS) == set(NAMES)
+    for name, options in kept.items():
+        (home,) = {each.__module__ for each in ALL if each.__name__ == name}
+        assert node_of(name) == {"_target_": f"{home}.{name}", "_partial_": True, **options}
 
 
 @pytest.mark.parametrize(
@@ -533,7 +639,10 @@ def test_configs(name: str) -> None:
         (snip, {"agg": "max"}, "agg: got 'max', expected one of mean, sum"),
         (snip_signed, {"agg": "max"}, "agg: got 'max', expected one of mean, sum"),
         (grasp, {"agg": "max"}, "agg: got 'max', expected one of mean, sum"),
-        (l1, {"agg": "max"}, "agg: got 'max', expected one of mean, sum"),
+        (l1, {"agg": "max"}, "agg: got 'max', expected one of filters, mean, sum"),
+        (kl, {"direction": "both"}, "direction: got 'both', expected one of without_full, full_without"),
+        (cka, {"of": "input"}, "of: got 'input', expected one of network, unit"),
+        (pls, {"pool": "sum"}, "pool: got 'sum', expected one of max, mean"),
         (grasp, {"temperature": 0}, "temperature: got 0, expected a number > 0"),
         (expect_abs, {"of": "input"}, "of: got 'input', expected one of output, branch"),
         (hrank, {"of": "input"}, "of: got 'input', expected one of output, branch"),

@@ -17,19 +17,11 @@ from residual_networks import RESIDUAL
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from lottery.cost.macs import multiply_adds
+from lottery.cost.counts import multiply_adds
 from lottery.errors import ConfigError, LotteryError
-from lottery.layers.units import (
-    Unit,
-    check_removal,
-    dense_form,
-    features,
-    find_units,
-    no_units,
-    remove_,
-    shallow,
-    silenced,
-)
+from lottery.layers.removal import Unit, check_removal, dense_form, remove_, shallow, silenced
+from lottery.layers.trace import features
+from lottery.layers.units import find_units, no_units
 from lottery.models.conv import conv
 from lottery.models.resnet import resnet, resnet18
 from lottery.models.vgg import vgg
@@ -500,7 +492,8 @@ def test_resnet110_is_searched_in_two_seconds_and_rebuilt_in_one() -> None:
 MEMORY = """
 import sys, torch
 from torch import nn
-from lottery.layers.units import check_removal, find_units, remove_, shallow
+from lottery.layers.units import find_units
+from lottery.layers.removal import check_removal, remove_, shallow
 sys.path.insert(0, sys.argv[1])
 from residual_networks import wide_mlp
 

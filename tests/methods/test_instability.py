@@ -10,12 +10,13 @@ import pytest
 from command_line_tools import call
 from training_tools import SMALL, Start
 
-from lottery.analysis.instability import draw_instability
-from lottery.analysis.read import read_rounds
 from lottery.compose import composed
 from lottery.errors import LotteryError
+from lottery.figures.rewinding import rewind
 from lottery.methods.imp import IMP
 from lottery.methods.instability import Instability
+from lottery.record.run import Run
+from lottery.record.table import load_runs
 from lottery.stages.lab import Lab
 from lottery.study import Study
 
@@ -78,7 +79,8 @@ def test_a_study_gives_the_papers_figure(tmp_path: Path) -> None:
     }  # fmt: skip
     other = study_of(tmp_path, "seed=1")
     other.run()
-    assert draw_instability([study.folder.path, other.folder.path], tmp_path / "out").read_bytes()[:4] == b"\x89PNG"
+    drawn, _ = rewind(load_runs([study.folder.path, other.folder.path]), tmp_path / "out" / "instability")
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
     gone = call("store", "gc", "--store", str(tmp_path / ".store"), "--runs", str(tmp_path), "--yes")
     assert "removed 0 stages" in gone.out
     assert study_of(tmp_path).run() == rows
@@ -88,10 +90,11 @@ def test_without_barriers_there_is_no_figure(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     study.run()
     table = study.folder.path / "rounds.jsonl"
-    rows = [{k: v for k, v in row.items() if "lmc" not in k} for row in read_rounds(study.folder.path)]
+    rows = [{k: v for k, v in row.items() if "lmc" not in k} for row in Run(study.folder.path).rows]
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(LotteryError, match="no barrier was measured"):
-        draw_instability([study.folder.path], tmp_path)
+    (study.folder.path / "manifest.json").unlink()
+    with pytest.raises(LotteryError, match=r"probe/lmc_error_test: not measured .* probes=\[light,connectivity\]"):
+        rewind(load_runs([study.folder.path]), tmp_path / "instability")
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,18 @@ from command_line_tools import call
 from omegaconf import DictConfig
 from training_tools import MOMENTUM, STEPWISE, Start, assert_pruned_are_zero, assert_same_bits
 
-from lottery.cost.macs import multiply_adds
+from lottery.cost.counts import multiply_adds
 from lottery.errors import Interrupted, LotteryError
 from lottery.methods.filters import FilterTickets
 from lottery.methods.layers import LayerTickets
+from lottery.signals import StopFlag
+from lottery.stages.bench import Bench
+from lottery.stages.controls import run_control
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.state import State
 from lottery.study import Study
 from lottery.ticket import Mask
-from lottery.training.signals import StopFlag
 
 MakeLab = Callable[..., Lab]
 NETWORK = ("model=resnet20", "model.depth=14", "model.width=4")  # 6 blocks, 4 of them removable
@@ -43,11 +45,7 @@ SNIP = by("from_weights.snip", per_class=1)
 
 
 def rounds(lab: Lab, **options: object) -> list[Round]:
-    found = []
-    for each in LayerTickets(**{"criterion": L1, "remove": [1, 2]} | options)(lab):
-        lab.history.append(each)
-        found.append(each)
-    return found
+    return list(LayerTickets(**{"criterion": L1, "remove": [1, 2]} | options)(lab))
 
 
 def within(lab: Lab, removed: tuple[str, ...]) -> set[str]:
@@ -82,7 +80,7 @@ def test_what_is_stored_is_the_dense_network_with_silent_blocks(make_lab: MakeLa
     parameters = {name for name, _ in lab.network(0).named_parameters()}
     assert not any(state[name].any() for name in within(lab, two.ticket.removed) & parameters)
     images, labels = next(iter(lab.data.batches("test", 1000)))
-    network = lab.trained_network(two.trained)
+    network = Bench(lab).trained_network(two.trained)
     with torch.no_grad():
         logits = network(images)
         shallow = lab.layers.shallow_(network, two.ticket.removed)
@@ -192,13 +190,13 @@ def test_controls_remove_as_many_other_units(make_lab: MakeLab) -> None:
     lab = make_lab(*NETWORK)
     _, _, two = rounds(lab)
     for kind in ("random", "shuffle", "invert", "reinit"):
-        control = lab.control(two, kind, 0)
+        control = run_control(lab, two, kind, 0)
         assert len(control.ticket.removed) == 2
         assert control.units is not None
         assert control.units.kept == 2
         assert (control.ticket.step, control.ticket.steps) == (two.ticket.step, two.ticket.steps)
-    assert not set(lab.control(two, "invert", 0).ticket.removed) & set(two.ticket.removed)  # 2 of 4
-    assert lab.control(two, "reinit", 0).ticket.removed == two.ticket.removed
+    assert not set(run_control(lab, two, "invert", 0).ticket.removed) & set(two.ticket.removed)  # 2 of 4
+    assert run_control(lab, two, "reinit", 0).ticket.removed == two.ticket.removed
     draws = {lab.layers.control(two.ticket, "random", copy, 2).removed for copy in range(12)}
     assert len(draws) > 2
     assert all(set(draw) != set(two.ticket.removed) for draw in draws)
@@ -379,7 +377,7 @@ def test_filter_tickets_lose_the_same_share_of_every_layer(make_lab: MakeLab) ->
     trained = ticket.trained.state.tensors()
     gone = ~ticket.mask["stages.1.1.conv1.weight"].flatten(1).any(1)
     assert not trained["stages.1.1.bn1.bias"][gone].any()
-    start = lab.start_network(ticket.ticket).state_dict()
+    start = Bench(lab).start_network(ticket.ticket).state_dict()
     assert not start["stages.1.1.bn1.weight"][gone].any()  # as the training begins
     assert start["stages.1.1.bn1.weight"][~gone].all()
 
@@ -387,7 +385,7 @@ def test_filter_tickets_lose_the_same_share_of_every_layer(make_lab: MakeLab) ->
 def test_controls_of_filter_tickets_have_whole_filters(make_lab: MakeLab) -> None:
     lab = make_lab(*NETWORK, "prunable=no_fc", "criterion=magnitude")
     _, ticket = FilterTickets(density=0.5)(lab)
-    control = lab.control(ticket, "random", 0).mask
+    control = run_control(lab, ticket, "random", 0).mask
     assert control != ticket.mask
     assert control.layer_kept == ticket.mask.layer_kept
     assert all(torch.equal(kept.flatten(1).any(1), kept.flatten(1).all(1)) for kept in control.values())

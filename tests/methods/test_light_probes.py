@@ -12,15 +12,15 @@ from torch import Tensor
 
 from lottery.probes.mask import overlap
 from lottery.probes.weights import distance
-from lottery.stages.lab import Lab
+from lottery.stages.bench import Bench
 from lottery.stages.round import Round
-from lottery.stages.train import Trained
+from lottery.stages.trained import Trained
 from lottery.state import StateRef, save_state, state_digest
 from lottery.ticket import Mask, Ticket
 
 MakeRound = Callable[..., Round]
 
-LAB = cast(Lab, None)  # these two ask it for nothing
+LAB = cast(Bench, None)  # these two ask it for nothing
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def make_round(tmp_path: Path) -> MakeRound:
         folder.mkdir(exist_ok=True)
         save_state(end, folder / "state.safetensors")
         ticket = Ticket(Mask(mask), StateRef.of(start), step=0, order_step=0, steps=1)
-        return Round(0, ticket, Trained(ticket, "key", folder, {"state_digest": state_digest(end)}, {}, cached=False))
+        return Round(0, ticket, Trained(ticket, "key", folder, {"state_digest": state_digest(end)}, False, {}))
 
     return make
 

@@ -10,8 +10,8 @@ import torch
 from command_line_tools import call
 from training_tools import SMALL
 
-from lottery.analysis.regimes import regime
 from lottery.compose import composed
+from lottery.figures.regimes import regime
 from lottery.methods.regimes import Regimes
 from lottery.stages.lab import Lab
 from lottery.study import Study

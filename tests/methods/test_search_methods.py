@@ -21,8 +21,9 @@ from training_tools import SMALL, TINY, assert_pruned_are_zero, assert_same_bits
 
 from lottery.compose import checked, composed
 from lottery.pruning.prune import prune_to
+from lottery.state import load_state
 from lottery.study import Study
-from lottery.ticket import Mask, load_state
+from lottery.ticket import Mask
 from lottery.training.module import MaskedTraining
 
 COMMON = [option for option in SMALL if not option.startswith("method.")]

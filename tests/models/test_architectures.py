@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lottery.errors import ConfigError
 from lottery.models.conv import conv
 from lottery.models.mlp import lenet_300_100, mlp
-from lottery.models.resnet import Block, Pad, resnet
-from lottery.models.vgg import vgg
+from lottery.models.resnet import BasicBlock, Pad, resnet
+from lottery.models.vgg import vgg, vgg_mlp
 from lottery.models.wide_resnet import wide_resnet
 
 CIFAR = {"shape": (3, 32, 32), "classes": 10}
@@ -105,7 +105,7 @@ def test_resnet_width_scales_the_channels():
 
 def test_residual_block_without_its_branch_passes_its_input_on():
     with torch.device("cpu"):
-        block = Block(4, 4, 1, "projection").eval()
+        block = BasicBlock(4, 4, 1, "projection").eval()
         nn.init.zeros_(block.bn2.weight)
         x = torch.rand(2, 4, 5, 5)
         assert torch.equal(block(x), x)
@@ -126,6 +126,15 @@ def test_vgg_19_is_lth_figure_2():
     assert list(counts) == [f"conv{i + 1}" for i in range(16)] + ["fc"]
     assert counts["fc"] == 5_120
     assert round(sum(counts.values()) / 1e6, 1) == 20.0
+
+
+def test_vgg_16_with_three_linear_layers_is_that_of_bips_code():
+    # 13 convolutions of 14,710,464 weights, then 2048 x 256, 256 x 256 and 256 x 10
+    counts = weights(vgg_mlp(**CIFAR, depth=16))
+    assert list(counts) == [f"conv{i + 1}" for i in range(13)] + ["fc1", "fc2", "fc"]
+    assert [counts[name] for name in ("fc1", "fc2", "fc")] == [524_288, 65_536, 2_560]
+    assert sum(counts.values()) == 15_302_848
+    assert vgg_mlp(**CIFAR, depth=11, width=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("depth", [11, 13, 16, 19])

@@ -101,3 +101,13 @@ def test_unset_scale_leaves_the_library_s_own():
 def test_unknown_names_are_refused(option, named):
     with pytest.raises(ConfigError, match=named):
         build(RESNET | option, SHAPE, 10, 0)
+
+
+def test_kaiming_fan_out_is_that_of_torchvisions_vgg():
+    """Convolutions N(0, 2 / fan_out), linear layers N(0, 0.01²), biases 0."""
+    network = build(RESNET | {"init": "kaiming_fan_out", "width": 16}, SHAPE, 100, seed=3)
+    for layer in layers(network):
+        expected = 1e-4 if isinstance(layer, nn.Linear) else 2 / fans(layer)[1]
+        weight, n = layer.weight.detach().double(), layer.weight.numel()
+        assert abs(weight.square().mean() - expected) < 4 * math.sqrt(2 / n) * expected
+    assert not network.fc.bias.any()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -46,6 +48,26 @@ def test_weights_are_a_function_of_the_seed(options, shape):
         for m, n in zip(first.modules(), other.modules(), strict=True)
         if isinstance(m, nn.Conv2d | nn.Linear)
     )
+
+
+def test_numpys_and_pythons_generators_do_not_matter_either_and_stay(tmp_path, monkeypatch):
+    source = """
+import random, numpy, torch
+def drawn(*, shape, classes):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+    torch.nn.init.constant_(network[1].weight, random.random() + numpy.random.random())
+    return network
+"""
+    (tmp_path / "draws_its_weights.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"_target_": "draws_its_weights.drawn"}
+    random.seed(7), np.random.seed(7)  # noqa: NPY002
+    undisturbed = random.random(), np.random.random()  # noqa: NPY002
+    random.seed(7), np.random.seed(7)  # noqa: NPY002
+    first = build(options, (1, 8, 8), 10, seed=5)
+    assert (random.random(), np.random.random()) == undisturbed  # noqa: NPY002
+    assert same(first, build(options, (1, 8, 8), 10, seed=5))
+    assert not same(first, build(options, (1, 8, 8), 10, seed=6))
 
 
 @pytest.mark.parametrize("options", [LENET, TIMM])
@@ -95,6 +117,55 @@ def two_outputs(*, shape, classes):
             return super().forward(x.flatten(1)), x
     return Two(64, classes)
 
+def two_in_training(*, shape, classes):
+    class Two(nn.Linear):
+        def forward(self, x):
+            logits = super().forward(x.flatten(1))
+            return (logits, logits) if self.training else logits
+    return Two(64, classes)
+
+def frozen(*, shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes)).requires_grad_(False)
+
+def detached(*, shape, classes):
+    class Detached(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1)).detach()
+    return Detached(64, classes)
+
+def overwrites(*, shape, classes):
+    class Overwrites(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x.flatten(1)).exp()
+            y.add_(1)
+            return y
+    return Overwrites(64, classes)
+
+def complex_weights(*, shape, classes):
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Parameter(torch.ones(64, classes, dtype=torch.complex64))
+        def forward(self, x):
+            return (x.flatten(1) @ self.mix.real).real
+    return Spectral()
+
+def extra_state(*, shape, classes):
+    class Extra(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1))
+        def get_extra_state(self):
+            return {"seen": 0}
+        def set_extra_state(self, state):
+            pass
+    return Extra(64, classes)
+
+def normalised(*, shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))
+
+def two_types(*, shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, classes).double())
+
 NOT_A_FUNCTION = 3
 """
 
@@ -140,6 +211,11 @@ def test_networks_of_one_image_size_are_built_for_the_data_s():
         check_fit(vit | {"options": {"img_size": 64}}, RGB, 10)
 
 
+SIZES = pytest.mark.skipif(
+    torch.__version__.startswith("2.4."), reason="torch 2.4 checks no sizes of a convolution on the meta device"
+)
+
+
 @pytest.mark.parametrize(
     ("options", "shape", "named"),
     [
@@ -154,14 +230,21 @@ def test_networks_of_one_image_size_are_built_for_the_data_s():
         (TORCHVISION | {"name": "fcn_resnet50"}, RGB, "model.name"),
         (CONV | {"block": 2}, RGB, "unexpected keyword argument 'block'; it takes blocks, dropout"),
         ({"_target_": "lottery.models.resnet.resnet"}, RGB, "missing a required argument: 'depth'"),
-        ({"_target_": "lottery.models.no_such.net"}, RGB, "model._target_: got 'lottery.models.no_such.net'"),
+        ({"_target_": "lottery.models.no_such.net"}, RGB, "model._target_: cannot import 'lottery.models.no_such.net'"),
         ({"_target_": "lottery.models.mlp.nothing"}, RGB, "model._target_.*nothing"),
         ({"_target_": "mlp"}, RGB, "model._target_: got 'mlp'"),
         ({}, RGB, "model._target_: got None"),
         ({"_target_": "my_networks.NOT_A_FUNCTION"}, RGB, "model._target_.*function"),
         ({"_target_": "my_networks.features"}, (1, 8, 8), r"gives \(2, 32\), expected \(2, 10\)"),
         ({"_target_": "my_networks.two_outputs"}, (1, 8, 8), "gives tuple, expected"),
-        ({"_target_": "my_networks.tiny"}, (1, 2, 2), r"tiny\(\) does not fit.*\(1, 2, 2\)"),
+        ({"_target_": "my_networks.two_in_training"}, (1, 8, 8), "gives tuple in training mode, expected"),
+        ({"_target_": "my_networks.frozen"}, (1, 8, 8), r"frozen\(\) has no parameter that is trained"),
+        ({"_target_": "my_networks.detached"}, (1, 8, 8), r"detached\(\) does not fit.*does not require grad"),
+        ({"_target_": "my_networks.overwrites"}, (1, 8, 8), r"overwrites\(\) does not fit.*inplace operation"),
+        ({"_target_": "my_networks.complex_weights"}, (1, 8, 8), "'mix' of its state is torch.strided torch.complex64"),
+        ({"_target_": "my_networks.extra_state"}, (1, 8, 8), "'_extra_state' of its state is dict, expected dense"),
+        ({"_target_": "my_networks.two_types"}, (1, 8, 8), r"two_types\(\) does not fit.*same dtype"),
+        pytest.param({"_target_": "my_networks.tiny"}, (1, 2, 2), r"tiny\(\) does not fit.*\(1, 2, 2\)", marks=SIZES),
         (LENET | {"init": "glorot"}, GRAY, "model.init: got 'glorot'.*glorot_normal"),
         (LENET | {"weights": "/no/such.pth"}, GRAY, "model.weights: got '/no/such.pth', expected a file that exists"),
         (LENET | {"weights": "/no/such.bin"}, GRAY, "model.weights.*ending in .safetensors"),
@@ -173,6 +256,14 @@ def test_check_fit_says_in_one_line_what_is_wrong(options, shape, named):
     with pytest.raises(ConfigError, match=named) as caught:
         check_fit(options, shape, 10)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_batch_of_one_is_tried_where_one_comes_up():
+    options = {"_target_": "my_networks.normalised"}
+    check_fit(options, (1, 8, 8), 10)
+    with pytest.raises(ConfigError, match=r"does not fit data of shape \(1, 8, 8\), 1 at a time,.*more than 1 value"):
+        check_fit(options, (1, 8, 8), 10, batch=1)
 
 
 def test_the_data_need_a_class():

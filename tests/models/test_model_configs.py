@@ -16,9 +16,9 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from torch import nn
 
+from lottery.config.models import SCHEMAS
 from lottery.errors import ConfigError
 from lottery.models.build import build, check_fit
-from lottery.models.options import SCHEMAS
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -109,6 +109,6 @@ def test_schemas_are_plain_dataclasses_with_working_defaults(schema):
 
 
 def test_options_need_no_torch():
-    code = "import sys, lottery.models.options, lottery.models.checks; print(*({'torch', 'timm'} & sys.modules.keys()))"
+    code = "import sys, lottery.config.models, lottery.models.checks; print(*({'torch', 'timm'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CONF.parent)
     assert done.stdout == "\n"

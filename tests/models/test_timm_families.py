@@ -26,10 +26,10 @@ from lottery.config import settings
 from lottery.errors import ConfigError, LotteryError
 from lottery.pruning.gradients import snip, synflow
 from lottery.pruning.prunable import prunable
+from lottery.signals import StopFlag
 from lottery.stages.lab import Lab
 from lottery.state import State
 from lottery.ticket import Mask
-from lottery.training.signals import StopFlag
 
 ROOT = Path(__file__).parents[2]
 TINY = ("data=cifar10", "data.limit=32", "data.validation=16", "model=timm", "train.steps=2it", "train.batch_size=8",

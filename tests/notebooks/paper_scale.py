@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lottery.config import digest
 from lottery.papers import load
-from lottery.papers.studies import Study, studies
+from lottery.papers.studies import PlannedStudy, studies
 
 INSTEAD = {  # the block of the smallest scale that stands in for one of the largest, where none has its name
     "lth": {"conv2": "lenet", "conv4": "lenet", "conv6": "lenet"},
@@ -35,7 +35,7 @@ INSTEAD = {  # the block of the smallest scale that stands in for one of the lar
 
 def make(name: str, small: Path, folder: Path) -> int:
     """Write the run folders of the scale `paper`, two seeds, into `folder`; how many. `small`: those of `smoke`."""
-    paper, by_block = load(name), dict[str, list[Study]]()
+    paper, by_block = load(name), dict[str, list[PlannedStudy]]()
     for study in studies(paper, "smoke", [f"paths.runs={small}"]):
         for block in study.blocks:
             by_block.setdefault(block, []).append(study)
@@ -54,8 +54,8 @@ def _instead(name: str, block: str) -> str:
     return INSTEAD[name].get(block, block)
 
 
-def _write(study: Study, source: Path) -> None:
-    shutil.copytree(source, study.folder)
+def _write(study: PlannedStudy, source: Path) -> None:
+    shutil.copytree(source, study.folder, ignore=shutil.ignore_patterns("manifest.json"))
     OmegaConf.save(study.config, study.folder / "config.yaml", resolve=True)
     rows = [json.loads(line) for line in (source / "rounds.jsonl").read_text().splitlines()]
     lines = [json.dumps(row | _changes(study.config, row)) + "\n" for row in rows]

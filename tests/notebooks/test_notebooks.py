@@ -121,7 +121,7 @@ def test_a_notebook_runs_from_nothing_and_draws_the_largest_scale(name, tmp_path
     monkeypatch.delenv("LOTTERY_DATA", raising=False)
     notebook = execute.execute(execute.read(FOLDER / f"{name}.py"), tmp_path, timeout=300, SCALE="smoke", RUNS=[])
     printed = "".join(output["text"] for output in outputs(notebook) if output["output_type"] == "stream")
-    missing = len(papers.load(name).jobs("smoke"))
+    missing = len(papers.jobs(papers.load(name), "smoke"))
     assert [line.partition("]")[0] for line in printed.splitlines()] == [
         f"[{k}/{missing}" for k in range(1, missing + 1)
     ], "what is run, and no warning"

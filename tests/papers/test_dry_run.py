@@ -14,7 +14,7 @@ from lottery.papers import load
 from lottery.papers.plan import plan, wall
 from lottery.papers.studies import studies
 from lottery.run import run
-from lottery.training.signals import StopFlag
+from lottery.signals import StopFlag
 
 SEARCH = ["method.steps=20it", "method.density=0.5", "probes=none"]
 IMP = ["+exp=imp_rewind", "method.rounds=2", "controls=none"]
@@ -36,7 +36,7 @@ OPTIM = ["optim.lr=3e-3", "seed=0"]
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lottery.papers.probe.SECONDS", 0.01)
-    monkeypatch.setattr("lottery.analysis.figures.draw_study", lambda run: [])  # which takes longer than the training
+    monkeypatch.setattr("lottery.figures.study.draw_study", lambda run: [])  # which takes longer than the training
 
 
 def sweep(folder: Path, *blocks: str) -> Path:

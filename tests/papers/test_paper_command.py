@@ -12,10 +12,10 @@ import pytest
 from command_line_tools import call
 from sweep_tools import FIGURE, IMP, sweep_file
 
-from lottery.papers import ensure, load
+from lottery.papers import draw, ensure, jobs, load, table
 from lottery.papers.running import at_once, run_missing
-from lottery.papers.studies import Study, studies
-from lottery.training.signals import StopFlag
+from lottery.papers.studies import PlannedStudy, studies
+from lottery.signals import StopFlag
 
 HERE = ("--scale", "smoke", "--launcher", "here")
 
@@ -24,7 +24,7 @@ HERE = ("--scale", "smoke", "--launcher", "here")
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOTTERY_DATA", raising=False)
-    monkeypatch.setattr("lottery.analysis.figures.draw_study", lambda run: [])  # each study's own figures
+    monkeypatch.setattr("lottery.figures.study.draw_study", lambda run: [])  # each study's own figures
 
 
 def results(runs: str) -> dict[str, list[str]]:
@@ -95,14 +95,12 @@ def test_the_table_has_the_rows_of_each_block(tmp_path: Path) -> None:
     """A study that belongs to two blocks is run once, and stands in both."""
     twice = [IMP, {**IMP, "name": "same", "label": "the same"}]
     paper = load(sweep_file(tmp_path, runs=twice))
-    assert len(paper.jobs("smoke")) == 2
+    assert len(jobs(paper, "smoke")) == 2
     [folder, _] = ensure(paper.path, "smoke")
-    from lottery.papers import table
-
     rows = table(paper, "smoke")
     assert rows.groupby(["block", "label"]).size().to_dict() == {("imp", "IMP"): 6, ("same", "the same"): 6}
     assert str(folder) in set(rows["run"])
-    drawn = paper.draw(rows, tmp_path / "drawn")
+    drawn = draw(paper, rows, tmp_path / "drawn")
     assert [each.name for each in drawn] == ["accuracy.png", "accuracy.svg", "summary.csv"]
     assert paper.published("accuracy") == FIGURE["published"]
 
@@ -134,7 +132,7 @@ def test_as_many_at_once_as_have_cores(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr("lottery.launch.local.gpu_count", lambda: 0)
-    given: list[Study] = studies(load(sweep_file(tmp_path)), "smoke", [f"trainer.threads={threads}"])
+    given: list[PlannedStudy] = studies(load(sweep_file(tmp_path)), "smoke", [f"trainer.threads={threads}"])
     assert at_once(given) == workers
     assert at_once(given[:1]) == 1
     monkeypatch.setattr("lottery.launch.local.gpu_count", lambda: 1)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from lottery.analysis.plots.rewinding import DISTANCES
+from lottery.combine import Composer
 from lottery.compose import composed, config_folder
 from lottery.config import study_key
+from lottery.figures.rewinding import DISTANCES
 from lottery.papers import load, names
 from lottery.papers.drawing import plot
 from lottery.papers.paper import SCALES, key_of, merged
-from lottery.papers.studies import ListComposer, jobs_of
+from lottery.papers.studies import jobs_of
 
 PAPERS = ["bip", "jackpots", "layer_tickets", "lmc", "lth", "random_pruning", "rewinding", "stabilizing"]
 NEEDS_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder")
@@ -23,14 +26,24 @@ def test_the_papers() -> None:
     assert all(list(load(name).scales) == list(SCALES) for name in PAPERS)
 
 
+def test_the_wheel_takes_every_sweep_file() -> None:
+    """A new paper's too, without an edit of pyproject.toml."""
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    wheel = tomllib.loads(text)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for name in (*PAPERS, "new_paper"):
+        file = PurePosixPath(f"/experiments/{name}/sweep.yaml")
+        assert any(file.match(pattern) for pattern in wheel["include"])
+    assert wheel["sources"] == {"conf": "lottery/conf", "experiments": "lottery/experiments"}
+
+
 @pytest.fixture(scope="module")
-def composer() -> ListComposer:
+def composer() -> Composer:
     """One for all, since papers have much in common."""
-    return ListComposer()
+    return Composer()
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_every_block_composes_at_every_scale(name: str, composer: ListComposer) -> None:
+def test_every_block_composes_at_every_scale(name: str, composer: Composer) -> None:
     """Its first study; the others differ in the swept values, which `jobs_of` has read."""
     paper, smallest = load(name), dict[str, int]()
     for scale in paper.scales:
@@ -76,7 +89,7 @@ def test_the_last_override_of_a_key_wins_where_the_first_one_stood() -> None:
     assert key_of("+exp=a=b") == "exp"
 
 
-def test_lth_small_is_the_recipe_of_the_paper_on_its_own_ladder(composer: ListComposer) -> None:
+def test_lth_small_is_the_recipe_of_the_paper_on_its_own_ladder(composer: Composer) -> None:
     """Frankle & Carbin 2019, Fig. 2: Adam at 1.2e-3, batches of 60; three of their prunings at once."""
     [overrides] = load("lth").sweeps("small").values()
     jobs = jobs_of(overrides)
@@ -88,7 +101,7 @@ def test_lth_small_is_the_recipe_of_the_paper_on_its_own_ladder(composer: ListCo
     assert 1 - cfg.method.rates.output == pytest.approx(0.9**3)
 
 
-def test_studies_are_those_that_hydra_composes(composer: ListComposer) -> None:
+def test_studies_are_those_that_hydra_composes(composer: Composer) -> None:
     """A list of options (probes=[light,copies]) is composed once for all studies that choose it."""
     job = jobs_of(next(iter(load("stabilizing").sweeps("smoke").values())))[0]
     assert any(override.startswith("probes=[") for override in job)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from lottery.data.options import Data
+from lottery.config.data import Data
 from lottery.data.order import Split
 from lottery.data.tensors import Arrays, TensorDataset
 from lottery.errors import ConfigError

@@ -18,18 +18,20 @@ from lottery.probes.alignment import Alignment
 from lottery.probes.connectivity import Connectivity
 from lottery.probes.copies import DataOrder, Pruning
 from lottery.probes.curvature import Curvature
+from lottery.ranks.broadcast import Broadcast
 from lottery.seeding import derive
+from lottery.stages.bench import Bench
+from lottery.stages.controls import run_control
 from lottery.stages.lab import Lab
-from lottery.stages.orders import Order
 from lottery.stages.round import Round
 from lottery.study import Study
 from lottery.ticket import Mask
-from lottery.training.module import Progress
+from lottery.training.progress import Progress
 
 MakeLab = Callable[..., Lab]
 
 
-def rounds_of(lab: Lab, count: int = 1) -> list[Round]:
+def rounds_of(lab: Bench, count: int = 1) -> list[Round]:
     lab.history = list(IMP(rounds=count, rate=0.5)(lab))
     return lab.history
 
@@ -39,12 +41,12 @@ def rounds_of(lab: Lab, count: int = 1) -> list[Round]:
 
 def test_a_copy_is_the_training_of_a_study_with_that_order(make_lab: MakeLab, starts: list[Start]) -> None:
     """Same weights, mask, schedule; other batches. Probes and studies share it by its key."""
-    lab = make_lab()
+    lab = Bench(make_lab())
     own, copy = lab.copies(lab.initial, 2)
     assert own.ticket.state == copy.ticket.state
     assert own.state != copy.state
     assert len(starts) == 2
-    assert lab.measured == {"train copy 1": copy.key}
+    assert lab.used == {"train copy 1": copy.key}
     lab.copies(lab.initial, 2)
     other = make_lab(f"seeds.order={derive(lab.config.seeds.order, 'copy', 1)}")
     assert other.train(other.initial).key == copy.key
@@ -52,7 +54,7 @@ def test_a_copy_is_the_training_of_a_study_with_that_order(make_lab: MakeLab, st
 
 
 def test_a_copy_in_the_studys_own_order_is_at_distance_zero(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     same = lab.train(replace(lab.initial, order_seed=lab.config.seeds.order))
     assert same.key == lab.train(lab.initial).key
     round = Round(0, lab.initial, same)
@@ -70,17 +72,17 @@ def test_a_copy_in_the_studys_own_order_is_at_distance_zero(make_lab: MakeLab) -
 
 
 def test_other_ranks_are_told_of_the_order(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     ticket = replace(lab.initial, order_seed=5)
     state = lab.initial.state.tensors()
-    told = Order.read(*Order("k", ticket, None, frozenset(), (state, None, Progress(0))).written())
+    told = Broadcast.read(*Broadcast("k", ticket, None, frozenset(), (state, None, Progress(0))).written())
     assert told.ticket.order_seed == 5
 
 
 @pytest.mark.parametrize("to", ["init", "7it"])
 def test_without_a_mask_pruning_moves_nothing(make_lab: MakeLab, starts: list[Start], to: str) -> None:
     """T2.5, exactly; and for tickets reset to the initial weights nothing more is trained."""
-    lab = make_lab("rewind=init" if to == "init" else "rewind=weights", f"rewind.to={to}")
+    lab = Bench(make_lab("rewind=init" if to == "init" else "rewind=weights", f"rewind.to={to}"))
     dense, ticket = rounds_of(lab)
     full = replace(ticket.ticket, mask=Mask.ones(ticket.mask.shapes))
     before = len(starts)
@@ -94,7 +96,7 @@ def test_without_a_mask_pruning_moves_nothing(make_lab: MakeLab, starts: list[St
 
 def test_what_is_not_trained_has_no_copies(make_lab: MakeLab, starts: list[Start]) -> None:
     """A mask that was searched for and not tuned, an untrained network: distances of 0 would look like stability."""
-    lab = make_lab()
+    lab = Bench(make_lab())
     lab.history = [Round(0, lab.untrained, lab.train(lab.untrained))]
     before = len(starts)
     for index in (0, 1):
@@ -120,7 +122,7 @@ def test_a_searched_mask_has_no_unpruned_counterpart_in_the_dense_run(tmp_path: 
 
 
 def test_the_ends_of_a_curve_are_the_networks_own_scores(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     dense, ticket = rounds_of(lab)
     (curve,) = Connectivity(between="previous", points=4).curves(
         [dense.trained.state, ticket.trained.state], "test", lab
@@ -132,14 +134,14 @@ def test_the_ends_of_a_curve_are_the_networks_own_scores(make_lab: MakeLab) -> N
 
 
 def test_how_normalisation_is_treated_matters_and_is_in_the_key(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     *_, ticket = rounds_of(lab)
     found = {bn: Connectivity(points=3, bn=bn)(ticket, None, lab) for bn in ("interpolate", "recompute")}
     assert found["interpolate"] != found["recompute"]
 
 
 def test_between_rounds(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     dense, ticket = rounds_of(lab)
     probe = Connectivity(between="previous", points=3)
     assert probe(dense, None, lab) == {}
@@ -149,7 +151,7 @@ def test_between_rounds(make_lab: MakeLab) -> None:
 
 def test_along_a_path_of_all_tickets(make_lab: MakeLab) -> None:
     """The highest barrier of its lines, each of which is that between two rounds."""
-    lab = make_lab()
+    lab = Bench(make_lab())
     dense, first, second = rounds_of(lab, 2)
     path = Connectivity(between="path", points=3)(second, first, lab)
     lines = [Connectivity(between="previous", points=3)(r, p, lab) for r, p in ((first, dense), (second, first))]
@@ -158,17 +160,17 @@ def test_along_a_path_of_all_tickets(make_lab: MakeLab) -> None:
 
 
 def test_a_control_takes_its_tickets_place_on_the_path(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     dense, first, second = rounds_of(lab, 2)
     probe = Connectivity(between="path")
-    control = lab.control(second, "random", 0)
+    control = run_control(lab, second, "random", 0)
     expected = [dense.trained.state, first.trained.state, control.trained.state]
     assert probe.ends(control, first, lab) == expected
     assert probe.ends(second, first, lab) == [*expected[:2], second.trained.state]
 
 
 def test_a_path_holds_the_tickets_of_its_own_rewind_point(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     dense, first, second = rounds_of(lab, 2)
     lab.history = [dense, replace(first, rewound=0), replace(second, rewound=7)]
     ends = Connectivity(between="path").ends(replace(second, index=3, rewound=7), None, lab)
@@ -183,7 +185,7 @@ def test_only_copies_are_planned_as_trainings(tmp_path: Path) -> None:
 
 
 def test_fewer_images_are_others_and_are_reported(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     *_, ticket = rounds_of(lab)
     few = Connectivity(points=3, limit=50)(ticket, None, lab)
     assert few["lmc_images_test"] == 50
@@ -194,7 +196,7 @@ def test_fewer_images_are_others_and_are_reported(make_lab: MakeLab) -> None:
 
 
 def test_features_of_one_network_are_aligned_with_themselves(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     dense, ticket = rounds_of(lab)
     same = Alignment(batch=50)(Round(1, dense.ticket, dense.trained), None, lab)["cka_dense"]
     assert same == pytest.approx(dict.fromkeys(same, 1.0))
@@ -204,7 +206,7 @@ def test_features_of_one_network_are_aligned_with_themselves(make_lab: MakeLab) 
 
 
 def test_curvature_is_that_of_the_kept_weights(make_lab: MakeLab) -> None:
-    lab = make_lab()
+    lab = Bench(make_lab())
     *_, ticket = rounds_of(lab)
     found = Curvature(per_class=1, products=200, samples=3, tolerance=0.05)(ticket, None, lab)
     assert found["hessian_top"] > 0

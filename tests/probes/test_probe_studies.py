@@ -15,7 +15,6 @@ from command_line_tools import call
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.functional import cross_entropy
 
-from lottery.analysis.read import read_rounds
 from lottery.compose import composed
 from lottery.errors import ConfigError
 from lottery.probes.adversarial import FGSM
@@ -23,6 +22,8 @@ from lottery.probes.corruptions import CORRUPTIONS, SEVERITIES, Corruptions
 from lottery.probes.gradients import GradientNorm
 from lottery.probes.ood import OutOfDistribution
 from lottery.probes.quality import Quality
+from lottery.record.run import Run
+from lottery.stages.bench import Bench
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.study import Study
@@ -34,21 +35,21 @@ SIGNALS = ("data=mnist1d", "model=mlp")
 
 
 @pytest.fixture
-def lab(make_lab: Callable[..., Lab]) -> Lab:
-    return make_lab(ENOUGH)
+def lab(make_lab: Callable[..., Lab]) -> Bench:
+    return Bench(make_lab(ENOUGH))
 
 
 @pytest.fixture
-def dense(lab: Lab) -> Round:
+def dense(lab: Bench) -> Round:
     return Round(0, lab.initial, lab.train(lab.initial))
 
 
-def results(lab: Lab) -> list[dict[str, Any]]:
+def results(lab: Bench) -> list[dict[str, Any]]:
     """What the evaluate stages keep."""
     return [json.loads(path.read_text()) for path in (lab.store.root / "evaluate").glob("*/result.json")]
 
 
-def test_likelihood_is_the_tables_test_loss(lab: Lab, dense: Round) -> None:
+def test_likelihood_is_the_tables_test_loss(lab: Bench, dense: Round) -> None:
     found = Quality()(dense, None, lab)
     assert list(found) == ["nll", "ece", "brier"]
     assert found["nll"] == pytest.approx(dense.trained.result["test_loss"], rel=1e-5)
@@ -59,15 +60,15 @@ def test_likelihood_is_the_tables_test_loss(lab: Lab, dense: Round) -> None:
     assert [len(value) for value in kept.values() if isinstance(value, list)] == [15] * 3
 
 
-def test_a_replay_measures_nothing(lab: Lab, dense: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_measures_nothing(lab: Bench, dense: Round, monkeypatch: pytest.MonkeyPatch) -> None:
     probes = (Quality(), GradientNorm(), FGSM(), Corruptions(limit=40), OutOfDistribution({"twin": TWIN}))
     first = [probe(dense, None, lab) for probe in probes]
 
     def refuse(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(Lab, "trained_network", refuse)
-    monkeypatch.setattr(Lab, "start_network", refuse)
+    monkeypatch.setattr(Bench, "trained_network", refuse)
+    monkeypatch.setattr(Bench, "start_network", refuse)
     assert [probe(dense, None, lab) for probe in probes] == first
     assert all(isinstance(value, float) for figures in first for value in figures.values())
     for other in (Quality(bins=10), GradientNorm(per_class=2), GradientNorm(seed=1), FGSM(epsilon=0.1), FGSM(limit=9)):
@@ -75,7 +76,7 @@ def test_a_replay_measures_nothing(lab: Lab, dense: Round, monkeypatch: pytest.M
             other(dense, None, lab)
 
 
-def test_an_attack_costs_accuracy_and_one_that_is_too_small_nothing(lab: Lab, dense: Round) -> None:
+def test_an_attack_costs_accuracy_and_one_that_is_too_small_nothing(lab: Bench, dense: Round) -> None:
     clean = dense.trained.result["test_accuracy"]
     assert clean > 0.4  # it has learnt something
     accuracies = [FGSM(epsilon=epsilon)(dense, None, lab)["accuracy_fgsm"] for epsilon in (1e-7, 8 / 255, 0.1)]
@@ -84,7 +85,7 @@ def test_an_attack_costs_accuracy_and_one_that_is_too_small_nothing(lab: Lab, de
     assert accuracies[2] < clean - 0.2
 
 
-def test_corruptions_report_the_means_of_what_is_kept(lab: Lab, dense: Round) -> None:
+def test_corruptions_report_the_means_of_what_is_kept(lab: Bench, dense: Round) -> None:
     found = Corruptions()(dense, None, lab)
     [kept] = results(lab)
     assert set(kept) == {f"accuracy_{kind}_{severity}" for kind in CORRUPTIONS for severity in SEVERITIES}
@@ -98,14 +99,14 @@ def test_corruptions_report_the_means_of_what_is_kept(lab: Lab, dense: Round) ->
 def test_the_size_of_a_batch_is_a_matter_of_memory(make_lab: Callable[..., Lab]) -> None:
     found = []
     for size in (1000, 7):
-        lab = make_lab(f"train.eval_batch_size={size}", runs=f"runs{size}")
+        lab = Bench(make_lab(f"train.eval_batch_size={size}", runs=f"runs{size}"))
         dense = Round(0, lab.initial, lab.train(lab.initial))
         probes = (Quality(), FGSM(limit=50), Corruptions(limit=50))
         found.append({name: value for probe in probes for name, value in probe(dense, None, lab).items()})
     assert found[0] == pytest.approx(found[1], abs=0.02 / 5)  # one image of 50 at one of five severities
 
 
-def test_a_set_is_not_out_of_its_own_distribution(lab: Lab, dense: Round) -> None:
+def test_a_set_is_not_out_of_its_own_distribution(lab: Bench, dense: Round) -> None:
     """The same test images on both sides: 1/2, as every pair has its mirror. Whatever scaling the other one names."""
     probe = OutOfDistribution({"twin": TWIN, "other": TWIN | {"scaling": "l2", "validation": 5}})
     probe.check(lab)
@@ -115,7 +116,7 @@ def test_a_set_is_not_out_of_its_own_distribution(lab: Lab, dense: Round) -> Non
 
 def test_the_gradient_is_that_of_the_tickets_start(make_lab: Callable[..., Lab], half: Callable[..., Mask]) -> None:
     """Of the start weights under the mask, by autograd on the same images; and not of the trained network."""
-    lab = make_lab(ENOUGH, "model.dropout=0")
+    lab = Bench(make_lab(ENOUGH, "model.dropout=0"))
     dense = Round(0, lab.initial, lab.train(lab.initial))
     ticket = replace(dense.ticket, mask=half(dense.mask))
     found = GradientNorm(per_class=1)(Round(1, ticket, dense.trained), None, lab)
@@ -152,7 +153,7 @@ def test_a_study_with_everything(configure: Callable[..., DictConfig]) -> None:
         measured = {name.removeprefix("probe/"): value for name, value in row.items() if name.startswith("probe/")}
         assert names <= set(measured)
         assert all(isinstance(measured[name], float) for name in names)
-    assert read_rounds(study.folder.path) == rows
+    assert Run(study.folder.path).rows == rows
     store = Path(cfg.paths.store) / "evaluate"
     assert len(list(store.glob("*/DONE"))) == 3 * 5
     told = json.loads((study.folder.path / "rounds" / "round_001.json").read_text())["stages"]
@@ -176,20 +177,20 @@ def test_a_study_with_everything(configure: Callable[..., DictConfig]) -> None:
 )
 def test_signals_have_no_pixels(probe: Any, name: str, make_lab: Callable[..., Lab]) -> None:
     with pytest.raises(ConfigError) as caught:
-        probe.check(make_lab(*SIGNALS))
+        probe.check(Bench(make_lab(*SIGNALS)))
     expected = f"probes.{name}: data: got 'mnist1d', expected a data set of 8-bit images: pixels in [0, 1] are needed"
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
 
 
 def test_quality_and_gradients_of_signals(make_lab: Callable[..., Lab]) -> None:
-    lab = make_lab(*SIGNALS)
+    lab = Bench(make_lab(*SIGNALS))
     dense = Round(0, lab.initial, lab.train(lab.initial))
     assert Quality()(dense, None, lab)["nll"] == pytest.approx(dense.trained.result["test_loss"], rel=1e-5)
     assert GradientNorm(per_class=2)(dense, None, lab)["gradient_norm_start"] > 0
 
 
-def test_the_sample_has_to_be_there(lab: Lab) -> None:
+def test_the_sample_has_to_be_there(lab: Bench) -> None:
     fewest = min(lab.data.class_sizes)
     GradientNorm(per_class=fewest).check(lab)
     with pytest.raises(ConfigError, match=rf"^probes\.gradient_norm\.per_class: got {fewest + 1}, expected at most"):

@@ -60,9 +60,9 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         return build()
 
 
-def images8() -> nn.Module:
-    """Convolutions, batch normalisation and dropout, for 1x8x8 images of 3 classes."""
-    return seeded(lambda: convolutional(shape=(1, 8, 8), classes=3))
+def images8(classes: int = 3) -> nn.Module:
+    """Convolutions, batch normalisation and dropout, for 1x8x8 images."""
+    return seeded(lambda: convolutional(shape=(1, 8, 8), classes=classes))
 
 
 def perceptron(widths: Sequence[int], seed: int = 0, bias: bool = False, act: type[nn.Module] = nn.ReLU) -> nn.Module:
@@ -332,6 +332,60 @@ def test_scores_normalise_by_the_sample(criterion: Criterion) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
+def test_snip_by_the_networks_statistics_is_the_gradient_in_evaluation_mode() -> None:
+    """As the released codes score: a running mean counts, and the images of a batch do not see each other."""
+    network = images8()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                module.running_mean.fill_(0.3)
+    at = scoring(network, (1, 8, 8), 3)
+    found = snip(at, statistics="network")
+    network.eval()
+    images, labels = at.sample(10)
+    weights = [network.get_parameter(name) for name in at.mask]
+    losses = [F.cross_entropy(network(image[None]), label[None]) for image, label in zip(images, labels, strict=True)]
+    gradients = torch.autograd.grad(torch.stack(losses).mean(), weights)
+    for name, weight, gradient in zip(at.mask, weights, gradients, strict=True):
+        torch.testing.assert_close(found[name], (weight * gradient).abs().detach())
+    assert any(not torch.allclose(found[name], score) for name, score in snip(at).items())
+    with pytest.raises(ConfigError, match=r"criterion.statistics: got 'batch', expected one of sample, network"):
+        snip(at, statistics="batch")
+
+
+def test_grasp_by_class_takes_the_lower_classes_first() -> None:
+    """The sorted halves are those of the authors' code: with 4 classes 0 and 1 in one, 2 and 3 in the other."""
+    network = images8(classes=4)
+    at = scoring(network, (1, 8, 8), 4)
+    images, labels = at.sample(5)
+    low = labels < 2
+    halves = [(images[low][labels[low].argsort(stable=True)], labels[low].sort(stable=True).values),
+              (images[~low][labels[~low].argsort(stable=True)], labels[~low].sort(stable=True).values)]  # fmt: skip
+    network.eval()  # no dropout
+    for module in network.modules():
+        module.train(isinstance(module, nn.BatchNorm2d))
+    weights = [network.get_parameter(name) for name in at.mask]
+    loss = sum(F.cross_entropy(network(x) / 200, y) for x, y in halves)
+    products = hessian_gradient(loss, weights)
+    found = grasp(at, 5, halves="by_class")
+    for name, weight, product in zip(at.mask, weights, products, strict=True):
+        torch.testing.assert_close(found[name], (weight * product).detach())
+    assert any(not torch.allclose(found[name], score) for name, score in grasp(at, 5).items())
+    with pytest.raises(ConfigError, match=r"criterion.halves: got 'sorted', expected one of balanced, by_class"):
+        grasp(at, halves="sorted")
+
+
+def test_grasp_redraws_linear_layers_of_its_copy_alone() -> None:
+    network = images8()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    drawn, again = (grasp(scoring(network, (1, 8, 8), 3), 5, redraw=True) for _ in range(2))
+    own = grasp(scoring(network, (1, 8, 8), 3), 5)
+    assert all(torch.equal(drawn[name], again[name]) for name in drawn)
+    assert not torch.allclose(drawn["fc.weight"], own["fc.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 @pytest.mark.parametrize("criterion", GRADIENTS)
 def test_frozen_layers_are_scored_and_unused_ones_score_nothing(criterion: Criterion) -> None:
     scores = criterion(scoring(seeded(lambda: Partial(inputs=4, classes=3)), (4,), 3))
@@ -355,6 +409,11 @@ OPTIONS: dict[str, tuple[Callable[..., dict[str, Tensor]], dict[str, Any]]] = {
     "grasp": (grasp, {"per_class": 10, "temperature": 200.0, "variant": "signed"}),
     "grasp_magnitude": (grasp, {"per_class": 10, "temperature": 200.0, "variant": "magnitude"}),
     "synflow": (synflow, {}),
+    "snip_released": (snip, {"per_class": 10, "statistics": "network"}),
+    "grasp_released": (
+        grasp,
+        {"per_class": 10, "temperature": 200.0, "variant": "signed", "halves": "by_class", "redraw": True},
+    ),
 }
 
 
@@ -364,9 +423,9 @@ def test_config_gives_the_criterion(name: str) -> None:
         criterion = instantiate(compose(name))
     function, options = OPTIONS[name]
     assert (criterion.func, criterion.keywords) == (function, options)
-    at = scoring(images8(), (1, 8, 8), 3)
-    expected = function(at, **options)
-    assert all(torch.equal(score, expected[layer]) for layer, score in criterion(at).items())
+    expected = function(scoring(images8(), (1, 8, 8), 3), **options)
+    found = criterion(scoring(images8(), (1, 8, 8), 3))
+    assert all(torch.equal(score, expected[layer]) for layer, score in found.items())
 
 
 # -- activations that torch or the method cannot see through -----------------------------------------------------------
@@ -387,6 +446,21 @@ def test_grasp_of_hard_sigmoids() -> None:
     for name, score in expected.items():
         assert score.any()
         torch.testing.assert_close(found[name], score)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_synflow_without_running_statistics_is_that_of_a_new_layer(norm: Callable[..., nn.Module]) -> None:
+    """By the statistics of its one input the sum of the outputs would be a constant, and every score 0."""
+    scores = []
+    for tracked in (True, False):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(2, 4, 3), norm(4, affine=True, track_running_stats=tracked), nn.ReLU(), nn.Flatten()]
+        with torch.no_grad():
+            layers[1].weight.copy_(torch.rand(4))
+        scores.append(synflow(scoring(nn.Sequential(*layers, nn.Linear(16, 3)), (2, 4, 4), 3)))
+    for name, score in scores[0].items():
+        assert (score > 0).all()
+        assert torch.equal(score, scores[1][name])
 
 
 def test_synflow_of_relu6_is_that_of_relu() -> None:

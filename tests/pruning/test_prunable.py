@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_networks import all_weights
 from torch import nn
 
 from lottery.errors import ConfigError
-from lottery.pruning.prunable import all_weights, prunable
+from lottery.pruning.prunable import prunable
 
 
 class Residual(nn.Module):

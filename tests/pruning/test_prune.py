@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from fractions import Fraction
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lottery.errors import ConfigError, LotteryError
-from lottery.pruning.prune import CUTOFFS, prune, prune_to
+from lottery.pruning.prune import CUTOFFS, prune, prune_to, prune_to_counts
 from lottery.ticket import Mask
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -188,6 +189,18 @@ def test_rules_on_distinct_scores(count: str, whole: int, odd: int) -> None:
         assert scores[pruned["w"]].min() == gone  # the lowest went
 
 
+def test_synflow_drops_what_its_density_leaves() -> None:
+    """That code drops int((1 - density) · N), which for a density of 0.8 and N = 250 is 49: 1 - 0.8 < 0.2 in floats."""
+    differ = 0
+    for percent, n in itertools.product(range(5, 100, 5), (10, 100, 250, 1000, 3000, 10_000)):
+        rate, density = percent / 100, (100 - percent) / 100
+        scores = torch.arange(1.0, n + 1)
+        pruned = prune(Mask.ones({"w": scores.shape}), {"w": scores}, rate, count="synflow")
+        assert n - pruned.kept == int((1 - density) * n)
+        differ += int((1 - density) * n) != int(rate * n)
+    assert differ == 15  # of 114
+
+
 def test_renda_is_numpys_percentile() -> None:
     scores = np.random.default_rng(0).normal(size=997)
     for rate in (0.001, 0.2, 0.5, 0.9, 1.0):
@@ -220,16 +233,24 @@ def test_synflow_drops_nothing_when_k_is_zero() -> None:
 
 
 @patient
-@given(networks(), fractions, scopes)
-def test_prune_to_hits_the_density(network: tuple[Mask, dict[str, Tensor]], part: float, scope: str) -> None:
+@given(networks(), fractions)
+def test_prune_to_hits_the_density(network: tuple[Mask, dict[str, Tensor]], part: float) -> None:
     mask, scores = network
-    density = part * (mask.density if scope == "global" else min(mask.layer_density.values()))
-    pruned = prune_to(mask, scores, density, scope=scope)  # type: ignore[arg-type]
+    density = part * mask.density
+    pruned = prune_to(mask, scores, density)
     assert pruned.issubset(mask)
-    if scope == "global":
-        assert pruned.kept == round(density * mask.size)
-    else:
-        assert pruned.layer_kept == {name: round(density * s.numel()) for name, s in mask.shapes.items()}
+    assert pruned.kept == round(density * mask.size)
+
+
+@patient
+@given(networks(), fractions)
+def test_prune_to_counts_hits_the_count_of_each_layer(network: tuple[Mask, dict[str, Tensor]], part: float) -> None:
+    mask, scores = network
+    density = part * min(mask.layer_density.values())
+    counts = {name: round(density * shape.numel()) for name, shape in mask.shapes.items()}
+    pruned = prune_to_counts(mask, scores, counts)
+    assert pruned.issubset(mask)
+    assert pruned.layer_kept == counts
 
 
 def test_prune_to_equals_prune_from_dense() -> None:
@@ -238,10 +259,10 @@ def test_prune_to_equals_prune_from_dense() -> None:
     assert prune_to(mask, scores, 0.2) == prune(mask, scores, 0.8)
 
 
-def test_prune_to_densities_by_layer() -> None:
+def test_prune_to_counts_may_leave_a_layer_whole() -> None:
     scores = {"a.weight": torch.rand(600), "b.weight": torch.rand(400)}
     mask = Mask.ones({name: s.shape for name, s in scores.items()})
-    pruned = prune_to(mask, scores, 0.5, densities={"b": 1.0}, scope="layer")
+    pruned = prune_to_counts(mask, scores, {"a.weight": 300, "b.weight": 400})
     assert pruned.layer_kept == {"a.weight": 300, "b.weight": 400}
 
 
@@ -250,8 +271,8 @@ def test_prune_to_cannot_grow() -> None:
     mask = prune(Mask.ones({"a": torch.Size((100,))}), scores, 0.5)
     with pytest.raises(ConfigError, match=r"density: got 0\.6, expected at most 0\.5, what the mask keeps now"):
         prune_to(mask, scores, 0.6)
-    with pytest.raises(ConfigError, match="what a keeps now"):
-        prune_to(mask, scores, 0.6, scope="layer")
+    with pytest.raises(LotteryError, match="cannot keep 60 weights of 'a', which keeps 50 now"):
+        prune_to_counts(mask, scores, {"a": 60})
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lottery.errors import LotteryError
-from lottery.pruning.prune import prune, prune_to
-from lottery.pruning.ranking import Ranking
+from lottery.pruning.controls import Ranking
+from lottery.pruning.prune import prune, prune_to, prune_to_counts
 from lottery.ticket import Mask
 
 SHAPES = {"a": torch.Size([20, 15]), "b": torch.Size([70])}
@@ -36,8 +36,7 @@ def test_inverting_twice_is_the_mask(seed: int, density: float) -> None:
     inverted = ranking.inverted()
     assert inverted.layer_kept == ranking.mask.layer_kept
     negated = {name: -score for name, score in scores.items()}
-    shares = ranking.mask.layer_density
-    again = prune_to(Mask.ones(SHAPES), negated, density, densities=shares, scope="layer")
+    again = prune_to_counts(Mask.ones(SHAPES), negated, ranking.mask.layer_kept)
     assert again == inverted
     twice = Ranking.begin(Mask.ones(SHAPES)).pruned(again, negated).inverted()
     assert twice == ranking.mask

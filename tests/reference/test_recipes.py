@@ -19,15 +19,17 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_networks import all_weights
 from torch import nn
 
 from lottery.compose import composed
-from lottery.config import Config, locate, settings
-from lottery.pruning.prunable import all_weights, prunable
+from lottery.config import Config, settings
+from lottery.parts import locate
+from lottery.pruning.prunable import prunable
+from lottery.recipe import Recipe
+from lottery.signals import StopFlag
 from lottery.stages.lab import Lab
 from lottery.ticket import Mask
-from lottery.training.recipe import Recipe
-from lottery.training.signals import StopFlag
 
 GOLDEN = Path(__file__).with_name("golden.json")
 # Training images of the published splits, before any is held out.

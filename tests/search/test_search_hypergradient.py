@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lottery.search.hypergradient import bip, bip_repo, popup, straight_through
+from lottery.methods.bip import hypergradient as bip
+from lottery.methods.bip_released import score_gradient as bip_repo
+from lottery.methods.edge_popup import score_gradient as popup
+from lottery.methods.jackpot import score_gradient as straight_through
 
 GAMMAS = (0.1, 1.0, 10.0, 100.0)
 
@@ -85,15 +88,23 @@ def test_bip_without_its_implicit_part_is_straight_through(network) -> None:
     q = q_at(loss, weights, masks)
     plain = straight_through(weights, copies(q))
     assert all(torch.equal(a, b) for a, b in zip(bip(weights, masks, copies(q), 0.0), plain, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(bip_repo(weights, copies(q), 0.0), plain, strict=True))
     close(bip(weights, masks, copies(q), 1e-12), plain)
 
 
+def test_released_code_goes_through_the_absolute_value(network) -> None:
+    """What autograd gives scores that are the weights and are ranked by |s|; and by hand."""
+    theta, q = torch.tensor([-2.0, 2.0, -1.0, 3.0]), torch.tensor([1.0, 1.0, -0.5, 0.25])
+    close(bip_repo([theta], [q.clone()], 0.0), [torch.tensor([2.0, 2.0, -0.5, 0.75])])
+    weights, masks, _, loss = network
+    q = q_at(loss, weights, masks)
+    close(bip_repo(weights, copies(q), 0.0), popup(weights, copies(q), weights))
+
+
 def test_released_code_s_term_is_another_than_the_paper_s() -> None:
-    """θ = 2, q = 3, 1/γ = 0.1: (2 - 0.3 m)·3 and 6 - 0.1·36. Pruned weights have no implicit part in the paper."""
-    theta, mask, q = [torch.tensor([2.0, 2.0])], [torch.tensor([1.0, 0.0])], [torch.tensor([3.0, 3.0])]
-    close(bip(theta, mask, copies(q), 0.1), [torch.tensor([5.1, 6.0])])
-    close(bip_repo(theta, copies(q), 0.1), [torch.tensor([2.4, 2.4])])
+    """θ = ±2, q = 3, 1/γ = 0.1: (θ - 0.3 m)·3 and 6 - 0.1·36. Pruned weights have no implicit part in the paper."""
+    theta, mask, q = torch.tensor([2.0, 2.0, -2.0]), torch.tensor([1.0, 0.0, 1.0]), torch.full((3,), 3.0)
+    close(bip([theta], [mask], [q.clone()], 0.1), [torch.tensor([5.1, 6.0, -6.9])])
+    close(bip_repo([theta], [q.clone()], 0.1), [torch.tensor([2.4, 2.4, 2.4])])
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)

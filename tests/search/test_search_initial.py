@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lottery.search.initial import INITIAL, kaiming_uniform, magnitude, scaled, two_level, uniform
-from lottery.search.rules import TopK
+from lottery.search.top import Top
 
 
 def weights(dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -54,7 +54,7 @@ def test_magnitude_and_scaled_rank_each_tensor_alike() -> None:
     counts, masks = [100, 64, 15], []
     for scores in (magnitude(theta), scaled(theta)):
         masks.append([torch.empty_like(score) for score in scores])
-        TopK(counts)(scores, masks[-1], 0.0)
+        Top(counts)(scores, masks[-1], 0.0)
     assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
     assert torch.equal(magnitude(theta)[0], theta[0].detach().abs())
 

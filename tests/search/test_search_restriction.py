@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lottery.errors import ConfigError, LotteryError
 from lottery.search.initial import two_level
-from lottery.search.restriction import RESTRICTIONS, Swaps, schedule
-from lottery.search.rules import TopK
+from lottery.search.rules import RESTRICTIONS, Swaps, schedule
+from lottery.search.top import Top
 
 patient = settings(deadline=None)
 
@@ -62,7 +62,7 @@ def test_highest_come_in_and_lowest_go_out(situation: tuple[Tensor, Tensor, floa
 def test_without_restriction_the_top_stays(situation: tuple[Tensor, Tensor, float, float]) -> None:
     scores, mask, _, progress = situation
     count, top, ours = int(mask.sum()), mask.clone(), mask.clone()
-    TopK([count])([scores], [top], progress)
+    Top([count])([scores], [top], progress)
     Swaps([count], "none")([scores], [ours], progress)
     assert torch.equal(ours, top)
     threshold = scores.sort().values[len(scores) - count - 1] if count < len(scores) else -math.inf
@@ -87,7 +87,7 @@ def test_counts_stay_over_a_search_of_several_tensors() -> None:
     shapes, counts = [(8, 4, 3, 3), (10, 8), (4, 8, 1, 1)], [60, 8, 31]
     scores = [torch.randn(shape, generator=generator) for shape in shapes]
     rule, masks = Swaps(counts, "cosine"), [torch.empty(shape) for shape in shapes]
-    TopK(counts)(scores, masks, 0.0)
+    Top(counts)(scores, masks, 0.0)
     other = Swaps(counts, "cosine")
     laid = [mask.to(memory_format=torch.channels_last) if mask.dim() == 4 else mask.clone() for mask in masks]
     changed = 0
@@ -97,7 +97,7 @@ def test_counts_stay_over_a_search_of_several_tensors() -> None:
         before = [mask.clone() for mask in masks]
         rule(scores, masks, step / 40)
         other(scores, laid, step / 40)
-        assert [int(mask.sum()) for mask in masks] == counts == rule.kept
+        assert [int(mask.sum()) for mask in masks] == counts
         assert all(torch.equal(mask, same) for mask, same in zip(masks, laid, strict=True))
         changed += sum(int((mask > old).sum()) for mask, old in zip(masks, before, strict=True))
     assert changed > 20
@@ -107,7 +107,7 @@ def test_two_levels_give_back_the_mask_they_were_made_from() -> None:
     """T5.3: the first mask is the magnitude mask, and with untouched scores no rule leaves it, ties and all."""
     weights = [torch.randn(20, 30, generator=torch.Generator().manual_seed(1)), torch.zeros(7, 5)]
     masks = [torch.empty_like(weight) for weight in weights]
-    TopK([90, 4])([weight.abs() for weight in weights], masks, 0.0)
+    Top([90, 4])([weight.abs() for weight in weights], masks, 0.0)
     scores = two_level(weights, masks)
     for restriction in ("none", "quartic", 0.5):
         after = [mask.clone() for mask in masks]

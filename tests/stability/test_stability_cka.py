@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lottery.errors import LotteryError
-from lottery.stability.cka import CKA, gram, inner_products
-from lottery.stability.features import seen
+from lottery.stability.cka import CKA, gram, inner_products, linear_cka, seen
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -65,6 +64,7 @@ def test_gram_and_feature_form_agree(widths: tuple[int, int]) -> None:
     k, m = inner_products(x), inner_products(y)
     gram_form = float((k * m).sum() / ((k * k).sum() * (m * m).sum()).sqrt())
     assert biased_cka(x, y) == pytest.approx(gram_form, abs=1e-12)
+    assert linear_cka(x, y) == pytest.approx(gram_form, abs=1e-12)
 
 
 def test_unrelated_features_are_at_zero_but_for_the_biased_form() -> None:
@@ -102,6 +102,7 @@ def test_wide_features_are_taken_in_parts() -> None:
 
 def test_constant_features_have_no_cka() -> None:
     assert cka(torch.ones(10, 3), normal(10, 3)) is None
+    assert linear_cka(torch.ones(10, 3), normal(10, 3)) is linear_cka(normal(2, 3), torch.ones(2, 3)) is None
     assert CKA([("a", "b")]).result() == {("a", "b"): None}
 
 

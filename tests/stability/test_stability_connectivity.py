@@ -13,10 +13,18 @@ from tiny_networks import convolutional
 from torch import Tensor, nn
 
 from lottery.errors import ConfigError, LotteryError
-from lottery.stability.batchnorm import normalised, recomputed
-from lottery.stability.connectivity import Score, along, barrier, highest
-from lottery.stability.evaluation import scores, states_at_once
-from lottery.stability.path import Path, between
+from lottery.stability.connectivity import (
+    LinearPath,
+    Score,
+    along,
+    barrier,
+    between,
+    highest,
+    normalised,
+    recomputed,
+    scores,
+    states_at_once,
+)
 from lottery.state import State
 from lottery.ticket import Mask
 
@@ -58,19 +66,19 @@ def test_barrier_of_a_convex_loss_is_half_the_difference(points: int) -> None:
     def loss(states: Sequence[State]) -> list[Score]:
         return [(float(((x @ state["w"] - y) ** 2).mean()), 0.0) for state in states]
 
-    curve = along(Path(ends, points), loss)
+    curve = along(LinearPath(ends, points), loss)
     expected = abs(loss(ends)[0][0] - loss(ends)[1][0]) / 2
-    assert curve.loss_barriers == [pytest.approx(expected, rel=1e-14)]
+    assert curve.barriers("loss") == [pytest.approx(expected, rel=1e-14)]
     if points == 30:
         fine = [loss([{"w": (1 - t) * ends[0]["w"] + t * ends[1]["w"]}])[0][0] for t in torch.linspace(0, 1, 10_000)]
-        assert curve.loss_barriers[0] == pytest.approx(max(fine) - (fine[0] + fine[-1]) / 2, rel=1e-6)
+        assert curve.barriers("loss")[0] == pytest.approx(max(fine) - (fine[0] + fine[-1]) / 2, rel=1e-6)
 
 
 def test_barrier_of_the_double_well() -> None:
     """T2.7: 1 where the middle is on the grid; 30 points lie 1/29 beside it, where the loss is (1 - 1/29²)²."""
     ends = [point(-1), point(1)]
-    assert along(Path(ends, 31), double_well).loss_barriers == [1.0]
-    missed = along(Path(ends, 30), double_well).loss_barriers
+    assert along(LinearPath(ends, 31), double_well).barriers("loss") == [1.0]
+    missed = along(LinearPath(ends, 30), double_well).barriers("loss")
     assert missed == [pytest.approx((1 - 1 / 29**2) ** 2)]
     assert 0.99 < missed[0] < 1
 
@@ -79,8 +87,8 @@ def test_identical_copies_have_no_barrier() -> None:
     """T2.4, to the bit."""
     state = network(0).state_dict()
     same = copy.deepcopy(state)
-    curve = along(Path([state, same], 5), lambda states: scores(network(1), states, batches()))
-    assert curve.loss_barriers == curve.error_barriers == [0.0]
+    curve = along(LinearPath([state, same], 5), lambda states: scores(network(1), states, batches()))
+    assert curve.barriers("loss") == curve.barriers("error") == [0.0]
     assert len(set(curve.loss)) == 1
 
 
@@ -118,7 +126,7 @@ def test_weights_pruned_in_both_stay_zero_and_ends_are_not_touched() -> None:
     mask = Mask({"conv2.weight": torch.rand(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.3})
     masked = [mask.apply(one), mask.apply(other)]
     before = copy.deepcopy(masked)
-    for state in Path(masked, 6).states():
+    for state in LinearPath(masked, 6).states():
         assert not state["conv2.weight"][~mask["conv2.weight"]].any()
         for value in state.values():
             value.fill_(7)
@@ -129,16 +137,16 @@ def test_weights_pruned_in_both_stay_zero_and_ends_are_not_touched() -> None:
 
 def test_a_path_of_several_networks() -> None:
     """Each line has its own barrier; joints are measured once."""
-    curve = along(Path([point(-1), point(1), point(1), point(0)], 11), double_well, at_once=4)
-    assert len(curve.positions) == len(curve.loss) == 31
-    assert (curve.positions[0], curve.positions[10], curve.positions[-1]) == (0, 1, 3)
-    assert curve.loss_barriers == [pytest.approx(1), pytest.approx(0, abs=1e-15), pytest.approx(0.5)]
+    curve = along(LinearPath([point(-1), point(1), point(1), point(0)], 11), double_well, at_once=4)
+    assert len(curve.loss) == len(curve.error) == 31
+    assert curve.barriers("loss") == [pytest.approx(1), pytest.approx(0, abs=1e-15), pytest.approx(0.5)]
 
 
 def test_groups_change_no_number() -> None:
     ends = [network(seed).state_dict() for seed in range(3)]
     curves = [
-        along(Path(ends, 4), lambda states: scores(network(9), states, batches()), at_once=size) for size in (1, 3, 100)
+        along(LinearPath(ends, 4), lambda states: scores(network(9), states, batches()), at_once=size)
+        for size in (1, 3, 100)
     ]
     assert curves[0] == curves[1] == curves[2]
 
@@ -146,13 +154,13 @@ def test_groups_change_no_number() -> None:
 def test_bad_paths() -> None:
     one = network(0).state_dict()
     with pytest.raises(LotteryError, match="got 1 networks, expected at least 2"):
-        Path([one])
+        LinearPath([one])
     with pytest.raises(ConfigError, match="points: got 1"):
-        Path([one, one], 1)
+        LinearPath([one, one], 1)
     with pytest.raises(LotteryError, match=r"different architectures: 'fc.bias' is \[3\] torch.float32 and \[5\]"):
-        Path([one, one | {"fc.bias": torch.zeros(5)}])
+        LinearPath([one, one | {"fc.bias": torch.zeros(5)}])
     with pytest.raises(LotteryError, match="only one of them has 'other'"):
-        Path([one, one | {"other": torch.zeros(5)}])
+        LinearPath([one, one | {"other": torch.zeros(5)}])
 
 
 # -- scores of networks -----------------------------------------------------------------------------------------------
@@ -231,10 +239,9 @@ def test_recomputing_changes_the_barrier() -> None:
     def fresh(states: Sequence[State]) -> list[Score]:
         return scores(shell, [recomputed(shell, state, [b for b, _ in batches()]) for state in states], batches())
 
-    plain = along(Path(ends, 5), lambda states: scores(shell, states, batches()), "interpolate")
-    again = along(Path(ends, 5), fresh, "recompute")
-    assert (plain.bn, again.bn) == ("interpolate", "recompute")
-    assert plain.loss_barriers != again.loss_barriers
+    plain = along(LinearPath(ends, 5), lambda states: scores(shell, states, batches()))
+    again = along(LinearPath(ends, 5), fresh)
+    assert plain.barriers("loss") != again.barriers("loss")
 
 
 def test_without_batch_normalisation_nothing_is_recomputed() -> None:

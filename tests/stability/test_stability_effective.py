@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_networks import Partial
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lottery.errors import LotteryError
 from lottery.models.mlp import mlp
@@ -93,7 +95,7 @@ class Varied(nn.Module):
 
 
 def by_gradients(network: nn.Module, mask: Mask, shape: tuple[int, ...], draws: int = 40) -> Mask:
-    """Where the gradient is ever positive, all weights and inputs being positive and no ReLU cutting anything.
+    """Where the gradient is ever not zero, all weights and inputs being positive and no ReLU cutting anything.
 
     In float64, over draws, so that each entry of a max-pooling window wins at times.
     """
@@ -113,7 +115,7 @@ def by_gradients(network: nn.Module, mask: Mask, shape: tuple[int, ...], draws: 
         for name in seen:
             gradient = named[name].grad
             assert gradient is not None
-            seen[name] |= gradient > 0
+            seen[name] |= gradient != 0
             named[name].grad = None
     return Mask({name: mask[name] & found for name, found in seen.items()})
 
@@ -230,6 +232,116 @@ def test_paths_through_attention() -> None:
     assert effective(network, Mask(dict(full) | {"qkv.weight": values_off}), (3, 5)).kept == 0
 
 
+class Heads(nn.Module):
+    """nanoGPT's causal attention, by torch's kernel or written out; its heads are merged as everybody does."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.embed, self.qkv, self.proj, self.head = (nn.Linear(*s) for s in ((5, 4), (4, 12), (4, 4), (4, 2)))
+        self.register_buffer("seen", torch.ones(3, 3).tril()[None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        batch, tokens, width = x.shape
+        q, k, v = (part.view(batch, tokens, 2, width // 2).transpose(1, 2) for part in self.qkv(x).split(width, dim=2))
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=None, dropout_p=0, is_causal=True)
+        else:
+            weights = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.shape[-1]))
+            weights = F.softmax(weights.masked_fill(self.seen == 0, float("-inf")), dim=-1)
+            y = F.dropout(weights, training=self.training) @ v
+        y = y.transpose(1, 2).contiguous().view(batch, tokens, width)
+        return self.head((x + self.proj(y))[:, 1])  # of the second token: the third is never looked at
+
+
+class Checkpointed(nn.Module):
+    """Its middle is run again in the backward pass, as torchvision's densenets do with `memory_efficient`."""
+
+    def __init__(self, reentrant: bool = False) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.norm1, self.conv1, self.conv2 = nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(self.norm1(x)).relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.middle, x, use_reentrant=self.reentrant).flatten(1))
+
+
+class Shuffled(nn.Module):
+    """Groups whose channels are shuffled, as in shufflenet; the layout of a sum in memory is the network's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(2, 4, 1, groups=2), nn.Conv2d(4, 4, 1, groups=2)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        batch, channels, height, width = x.shape
+        x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2).contiguous().view(batch, -1, height, width)
+        x = self.conv2(x).permute(0, 2, 3, 1)
+        return self.head((x + x.mean((1, 2), keepdim=True)).permute(0, 3, 1, 2).view(batch, channels, -1).sum(2))
+
+
+def by_derivatives(network: nn.Module, mask: Mask, shape: tuple[int, ...], draws: int = 5) -> Mask:
+    """Of linear layers: where, at some position, the input has a derivative by the image, and the result by the output.
+
+    Biases are not zero, so that no factor of a product is, whatever is pruned.
+    """
+    copied = copy.deepcopy(network).double().eval()
+    seen = {name: torch.zeros(size, dtype=torch.bool) for name, size in mask.shapes.items()}
+    generator = torch.Generator().manual_seed(0)
+    met: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in mask:
+        layer = copied.get_submodule(name.removesuffix(".weight"))
+        layer.register_forward_hook(lambda _, fed, output, name=name: met.update({name: (fed[0], output)}))
+    for _ in range(draws):
+        with torch.no_grad():
+            for name, value in copied.named_parameters():
+                value.copy_(torch.rand(value.shape, generator=generator, dtype=torch.float64) + 0.1)
+                if name in mask:
+                    value.mul_(mask[name])
+        image = torch.rand(1, *shape, generator=generator, dtype=torch.float64).add_(0.1).requires_grad_()
+        total = (copied(image) * torch.rand(2, generator=generator)).sum()
+        for name, (fed, output) in met.items():
+            ahead = torch.stack([leads(image, entry) for entry in fed.flatten()]).view(-1, fed.shape[-1])
+            (back,) = torch.autograd.grad(total, output, retain_graph=True)
+            seen[name] |= (back.view(len(ahead), -1, 1).ne(0) & ahead[:, None]).any(0)
+    return Mask({name: mask[name] & found for name, found in seen.items()})
+
+
+def leads(image: Tensor, entry: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(entry, image, retain_graph=True, materialize_grads=True, allow_unused=True)
+    return found.ne(0).any()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_causal_attention_whose_heads_are_merged(fused: bool) -> None:
+    network = Heads(fused)
+    for density in (0.1, 0.2, 0.5, 1.0):
+        mask = random_mask(network, density)
+        assert effective(network, mask, (3, 5)) == by_derivatives(network, mask, (3, 5))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"), [(Checkpointed(), (2, 5, 5)), (Shuffled(), (2, 3, 3))], ids=["checkpointed", "shuffled"]
+)
+def test_memory_layouts_and_checkpoints(network: nn.Module, shape: tuple[int, ...]) -> None:
+    for density in (0.2, 0.5, 1.0):
+        mask = random_mask(network, density)
+        assert effective(network, mask, shape) == by_gradients(network, mask, shape, draws=5)
+
+
+def test_checkpoints_that_hide_their_operations_are_refused() -> None:
+    network = Checkpointed(reentrant=True)
+    with pytest.raises(LotteryError, match=r"without gradients .*use_reentrant=True"):
+        effective(network, Mask.ones(prunable(network)), (2, 5, 5))
+
+
 class Uses(nn.Module):
     def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -249,7 +361,9 @@ def written(x: Tensor) -> Tensor:
     ("operation", "name"),
     [(lambda x: torch.einsum("bi,bj->bij", x, x), "einsum"), (lambda x: x.sort(1).values, "sort"),
      (lambda x: F.max_pool1d(x[:, None], 2, dilation=2), "max pooling with dilation"), (written, "setitem"),
-     (lambda x: x @ torch.ones(4), "matmul of vectors")],
+     (lambda x: x @ torch.ones(4), "matmul of vectors"), (lambda x: x.masked_fill(x > 9, 0.0), "masked_fill"),
+     (lambda x: x.masked_fill_(x > 9, -math.inf), "masked_fill"),
+     (lambda x: F.interpolate(x[:, None], size=2, mode="bicubic"), "bicubic")],
 )  # fmt: skip
 def test_what_is_not_known_is_said(operation: Callable[[Tensor], Tensor], name: str) -> None:
     network = Uses(operation)

@@ -12,6 +12,7 @@ from torch import nn
 from training_tools import AUGMENTED, MOMENTUM, Start, assert_pruned_are_zero, assert_same_bits
 
 from lottery.data.tensors import TensorStream
+from lottery.stages.controls import run_control
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.state import digest_of, save_state, state_digest
@@ -56,7 +57,7 @@ def test_the_reinit_control_shares_mask_schedule_and_order_with_its_ticket(
 ) -> None:
     lab = make_lab(*MOMENTUM)
     round = pruned_round(lab, half(lab.initial.mask))
-    controls = [lab.control(round, "reinit", copy) for copy in (0, 1)]
+    controls = [run_control(lab, round, "reinit", copy) for copy in (0, 1)]
     for control, start in zip(controls, starts[-2:], strict=True):
         assert (control.index, control.control) == (1, "reinit")
         assert control.mask == round.mask
@@ -67,8 +68,8 @@ def test_the_reinit_control_shares_mask_schedule_and_order_with_its_ticket(
         assert_pruned_are_zero(control.trained.state.tensors(), control.mask)
     assert controls[0].ticket.state != controls[1].ticket.state
     # Another round's copies are other draws; the same one's are the same.
-    assert lab.control(replace(round, index=2), "reinit", 0).ticket.state != controls[0].ticket.state
-    assert lab.control(round, "reinit", 0).ticket == controls[0].ticket
+    assert run_control(lab, replace(round, index=2), "reinit", 0).ticket.state != controls[0].ticket.state
+    assert run_control(lab, round, "reinit", 0).ticket == controls[0].ticket
 
 
 @pytest.mark.parametrize("kind", ["random", "shuffle"])
@@ -77,7 +78,7 @@ def test_mask_controls_keep_the_weights_and_the_count_of_every_layer(
 ) -> None:
     lab = make_lab(*MOMENTUM)
     round = pruned_round(lab, half(lab.initial.mask))
-    control = lab.control(round, kind, 0)
+    control = run_control(lab, round, kind, 0)
     assert control.mask != round.mask
     assert control.mask.layer_kept == round.mask.layer_kept
     assert replace(control.ticket, mask=round.mask) == round.ticket
@@ -132,7 +133,7 @@ def test_noise_is_a_function_of_seed_and_step_alone(
     lab = make_lab(*AUGMENTED, "rewind.to=7it")
     round = pruned_round(lab, half(lab.initial.mask))
     for kind in ("reinit", "random", "shuffle"):
-        lab.control(round, kind, 0)
+        run_control(lab, round, kind, 0)
     dense, *others = [0, *range(30, 30 + 4 * 23, 23)]
     assert [step for step, _ in batches[:30]] == list(range(30))
     assert len(batches) == len(dropout) == 30 + 4 * 23

@@ -16,15 +16,17 @@ from pathlib import Path
 import pytest
 from command_line_tools import environment
 
+from lottery import lease as module
 from lottery.errors import Interrupted
-from lottery.stages import lease as module
-from lottery.stages.lease import NAME, Holder, Lease, LeaseLost, read_holder
-from lottery.training.signals import StopFlag
+from lottery.files import replacing, write_atomic
+from lottery.lease import NAME, Holder, Lease, LeaseLost, read_holder
+from lottery.sharing import GUARDS
+from lottery.signals import StopFlag
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from lottery.stages import lease
+from lottery import lease
 lease.RENEW_SECONDS = 0.05
 held = lease.Lease(Path(sys.argv[1]), "the other")
 assert held.acquire()
@@ -71,6 +73,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases that are renewed, and given up for lost, in fractions of a second."""
     monkeypatch.setattr(module, "RENEW_SECONDS", 0.05)
     monkeypatch.setattr(module, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "UNREADABLE_SECONDS", 0.1)
     monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
 
 
@@ -200,25 +203,170 @@ def test_a_job_that_slurm_starts_again_relieves_its_former_self(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": 1}'])
-def test_a_lease_that_cannot_be_read_is_waited_for_like_any_other(tmp_path: Path, content: bytes) -> None:
+def test_a_lease_that_cannot_be_read_is_named_at_once_and_taken_over_soon(tmp_path: Path, content: bytes) -> None:
+    """It was left by a crash. An empty one once cost two silent minutes."""
     (tmp_path / NAME).write_bytes(content)
-    lease = Lease(tmp_path)
+    lease, said = Lease(tmp_path), list[str]()
     assert not lease.acquire()
-    assert obtained(lease, within=10)
+    assert lease.obtain(StopFlag(), said.append, "the dense run")
+    assert said == [
+        f"waiting for an unknown process: the dense run; {tmp_path / NAME} is empty or damaged; taken over in 0.1 s"
+    ]
     lease.release()
 
 
-def test_a_lease_that_vanished_is_made_again(tmp_path: Path) -> None:
+def test_what_cannot_be_read_but_is_touched_belongs_to_somebody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNREADABLE_SECONDS", 0.3)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
+    path, times = tmp_path / NAME, iter(range(1, 10**6))
+    path.write_bytes(b"{")
+    lease, deadline = Lease(tmp_path), time.monotonic() + 1.0
+    touched = lambda: (os.utime(path, (next(times),) * 2), time.monotonic() > deadline)[1]  # noqa: E731
+    assert not lease.obtain(StopFlag(), lambda _: None, "", needless=touched)
+
+
+def test_a_lease_is_whole_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sees an empty one, whenever its writer is killed. Without hard links leases still exclude each other."""
+    seen: list[object] = []
+    link = os.link
+
+    def looking(source: Path, target: Path) -> None:
+        seen.append(target.exists())
+        link(source, target)
+        seen.append(read_holder(tmp_path))
+
+    monkeypatch.setattr(os, "link", looking)
+    lease = Lease(tmp_path)
+    assert lease.acquire()
+    assert seen == [False, lease.holder]
+    lease.release()
+
+    def refused(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert lease.acquire()
+    assert not Lease(tmp_path).acquire()
+    assert read_holder(tmp_path) == lease.holder
+    lease.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- lost for good -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lease_that_vanished_is_lost(tmp_path: Path) -> None:
+    """Somebody may have taken it over, finished the work and given it back: to make it again would spoil that."""
     lease = Lease(tmp_path)
     assert lease.acquire()
     (tmp_path / NAME).unlink()
+    with pytest.raises(LeaseLost, match="the lease is gone: taken over by another process, or removed"):
+        lease.check()
+    assert not (tmp_path / NAME).exists()
+    leave(tmp_path, lease.holder)  # even if it came back
+    with pytest.raises(LeaseLost):
+        lease.check()
+    lease.release()
+    assert lease.acquire()  # until it is taken anew
     lease.check()
-    assert not Lease(tmp_path).acquire()
+    lease.release()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lost_lease_names_the_new_holder_and_leaves_its_lease_alone(tmp_path: Path) -> None:
+    lease = Lease(tmp_path)
+    assert lease.acquire()
     leave(tmp_path, elsewhere())
     with pytest.raises(LeaseLost, match="taken over by far away, process 1 on node7"):
         lease.check()
     lease.release()
     assert read_holder(tmp_path) == elsewhere()
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_is_suspended_while_it_gives_back_removes_no_other_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had looked, and slept before the removal."""
+    lease = Lease(tmp_path)
+    assert lease.acquire()
+    leave(tmp_path, elsewhere())
+    monkeypatch.setattr(lease, "_ours", lambda: True)
+    lease.release()
+    assert read_holder(tmp_path) == elsewhere()
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_file_is_written_in_a_folder_that_was_lost(tmp_path: Path) -> None:
+    """Wherever in the writing it happens: before it, before the check, or between the check and the rename."""
+    lease, path = Lease(tmp_path), tmp_path / "sub" / "file"
+
+    def lose() -> None:
+        guard = GUARDS[tmp_path]
+        (tmp_path / NAME).unlink()
+        with Lease(tmp_path) as other:
+            assert other.acquire()
+        GUARDS[tmp_path] = guard  # which another process would have left alone
+
+    def write(text: str, last: Callable[[], object] = lambda: None) -> None:
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+            last()
+
+    assert lease.acquire()
+    write("before")
+    for moment in ("first", "check", "rename"):
+        lease.release()
+        assert lease.acquire()
+        calls = 0
+
+        def check(lease: Lease = lease, moment: str = moment) -> None:
+            nonlocal calls
+            calls += 1
+            if moment == "first" and calls == 1:
+                lose()
+            lease.check()
+            if moment == "rename" and calls == 2:
+                lose()
+
+        GUARDS[tmp_path] = check
+        with pytest.raises(LeaseLost, match="the lease is gone"):
+            write("after", lose if moment == "check" else lambda: None)
+        assert path.read_bytes() == b"before"
+        assert list(path.parent.iterdir()) == [path]
+    lease.release()
+
+
+def test_a_folder_that_is_sealed_is_nobody_s(tmp_path: Path) -> None:
+    lease = Lease(tmp_path)
+    assert lease.acquire()
+    write_atomic(tmp_path / "DONE", b"{}")
+    with pytest.raises(LeaseLost, match="finished by another process"):
+        write_atomic(tmp_path / "DONE", b"other")
+    lease.release()
+    assert (tmp_path / "DONE").read_bytes() == b"{}"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_process_that_fell_silent_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run folder and stage of a machine that died are not waited for one after the other."""
+    monkeypatch.setattr(module, "SILENT", {})
+    one, two, later = (tmp_path / name for name in ("run", "stage", "later"))
+    for folder, id in ((one, "x"), (two, "y"), (later, "z")):
+        folder.mkdir()
+        leave(folder, elsewhere(id=id))
+    os.utime(later / NAME, (time.time() + 60,) * 2)  # it was alive then
+    lease = Lease(one)
+    assert not lease.acquire()
+    assert obtained(lease, within=10)
+    assert not Lease(later).acquire()
+    second = Lease(two)
+    assert second.acquire()
+    for held in (lease, second):
+        held.release()
 
 
 def test_who_waits_is_told_for_whom_once_and_a_signal_ends_it(tmp_path: Path) -> None:
@@ -227,14 +375,15 @@ def test_who_waits_is_told_for_whom_once_and_a_signal_ends_it(tmp_path: Path) ->
     threading.Timer(0.7, lambda: setattr(stop, "signum", signal.SIGTERM)).start()
     with pytest.raises(Interrupted, match="SIGTERM while it waited"):
         Lease(tmp_path).obtain(stop, said.append, "the dense run")
-    assert said == ["waiting for far away, process 1 on node7 (job 25): the dense run"]
+    whom = "waiting for far away, process 1 on node7 (job 25): the dense run"
+    assert said == [f"{whom}; taken over after 120 s without a sign"]
 
 
 COUNT = """
 import os, random, sys, time
 from pathlib import Path
-from lottery.stages import lease
-from lottery.training.signals import StopFlag
+from lottery import lease
+from lottery.signals import StopFlag
 lease.RENEW_SECONDS, lease.POLL_SECONDS = 0.05, 0.001
 folder, counter, inside = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[2] + ".inside"
 for _ in range(int(sys.argv[3])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +14,23 @@ from omegaconf import OmegaConf
 from training_tools import SMALL, TINY
 
 from lottery.compose import checked, composed
-from lottery.config import settings, typed_method
+from lottery.config import settings
 from lottery.errors import Interrupted, LotteryError
+from lottery.inventory.contents import read_contents
+from lottery.inventory.verify import check_stage
+from lottery.parts import typed_method
+from lottery.signals import StopFlag
 from lottery.stages.lab import Lab
-from lottery.stages.search import Searched
+from lottery.stages.trained import Searched
 from lottery.ticket import Mask
-from lottery.training.search import Search
-from lottery.training.signals import StopFlag
+from lottery.training.search_options import Search
 
 METHODS = {
     "jackpot": ("method=jackpot", "allocation=magnitude_ratio"),
     "restricted": ("method=jackpot", "allocation=magnitude_ratio", "method.short_restriction=quartic"),
     "edge_popup": ("method=edge_popup",),
     "bip": ("method=bip", "method.inner=2", "method.gamma=10"),
-    "bip_repo": ("method=bip", "method.variant=repo"),
+    "bip_repo": ("method=bip", "method.variant=repo", "method.weights.weight_decay=0.1"),
     "bip adam": ("method=bip", "method.scores.optimizer=adam", "method.scores.lr=0.01"),
     "filters": ("method=bip", "method.pattern=filter", "method.density=0.5", "prunable.exclude=[fc]"),
     "channels_last, bf16": ("method=edge_popup", "train.channels_last=true", "train.precision=bf16"),
@@ -92,7 +96,7 @@ def test_found_again_it_is_not_searched_for(searching: Searching, on_batch: list
 
 
 def test_snapshots_are_the_masks_on_the_way(searching: Searching) -> None:
-    found = searching("bip", "method.scores.lr=5")()
+    found = searching("bip", "method.scores.lr=2")()
     assert list(found.snapshots) == [5, 10]
     assert len({found.mask, *found.snapshots.values()}) == 3
     assert {mask.kept for mask in found.snapshots.values()} == {found.mask.kept}
@@ -124,6 +128,17 @@ def test_whatever_it_reads_is_in_its_key(searching: Searching, override: str) ->
     assert searching("bip", override)().key != searching("bip")().key
 
 
+@pytest.mark.parametrize("override", ["method.scores.lr=0.3", "method.initial=uniform"])
+def test_the_released_update_does_not_read_the_scores_options(searching: Searching, override: str) -> None:
+    assert searching("bip_repo", override)().key == searching("bip_repo")().key
+
+
+def test_the_released_update_leaves_the_rest_of_a_removed_filter(searching: Searching) -> None:
+    filters = ("method.pattern=filter", "method.density=0.5", "prunable.exclude=[fc]")
+    assert not searching("bip_repo", *filters)().result["silent"]
+    assert searching("bip", *filters)().result["silent"]
+
+
 @pytest.mark.parametrize("override", ["optim.lr=0.3", "train.steps=20it", "method.tune.steps=5it", "controls.random=1"])
 def test_what_only_other_phases_read_is_not(searching: Searching, override: str) -> None:
     assert searching("bip", override)().key == searching("bip")().key
@@ -135,3 +150,32 @@ def test_the_inputs_say_what_was_asked_for(searching: Searching) -> None:
     assert inputs["search"]["kind"] == "jackpot"
     assert inputs["search"]["restriction"] == "quartic"
     assert inputs["search"]["counts"]
+
+
+@pytest.mark.parametrize("how", ["whole", "a bit", "missing", "another step's"])
+def test_a_damaged_mask_on_the_way_is_searched_for_again(
+    searching: Searching, on_batch: list[Callable[[int], object]], tmp_path: Path, how: str
+) -> None:
+    """Nothing leads back to it from a checkpoint after it, so the search begins again. `verify` sees it before."""
+    expected = searching("bip", "method.scores.lr=5", runs="undisturbed")()
+    stop = StopFlag()
+    attempt = searching("bip", "method.scores.lr=5", stop=stop)
+    steps: list[int] = []
+    on_batch.append(steps.append)
+    on_batch.append(lambda _: setattr(stop, "signum", 15) if len(steps) == 3 * 10 + 1 else None)
+    with pytest.raises(Interrupted, match="at step 11"):
+        attempt()
+    [path] = (tmp_path / "runs").rglob("mask_00000005.safetensors")
+    if how == "a bit":
+        path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 128]))
+    elif how == "missing":
+        path.unlink()
+    elif how == "another step's":
+        shutil.copy(path.with_name("mask_00000010.safetensors"), path)
+    [entry] = read_contents(tmp_path / "runs" / ".store").entries
+    assert [finding.what.partition(":")[0] for finding in check_stage(entry)] == [path.name] * (how != "whole")
+    stop.signum = None
+    on_batch.pop()
+    steps.clear()
+    assert results(attempt()) == results(expected)
+    assert len(steps) == 3 * (STEPS - 11 if how == "whole" else STEPS)

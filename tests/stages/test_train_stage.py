@@ -17,12 +17,13 @@ from training_tools import AUGMENTED, MOMENTUM, Start, assert_same_bits
 from lottery.config import digest
 from lottery.errors import Interrupted, LotteryError
 from lottery.files import file_digest
+from lottery.signals import HANDLED, StopFlag
 from lottery.stages import train
 from lottery.stages.lab import Lab
-from lottery.stages.train import Trained
-from lottery.ticket import Mask, load_state, state_digest
+from lottery.stages.trained import Trained
+from lottery.state import load_state, state_digest
+from lottery.ticket import Mask
 from lottery.training.module import MaskedTraining
-from lottery.training.signals import HANDLED, StopFlag
 
 
 def changed(data: bytes, position: int = -10) -> bytes:
@@ -79,7 +80,7 @@ def test_a_training_is_done_once(make_lab: Callable[..., Lab], starts: list[Star
 )  # fmt: skip
 def test_whatever_changes_a_number_changes_the_key(make_lab: Callable[..., Lab], overrides: tuple[str, ...]) -> None:
     one, other = make_lab(), make_lab(*overrides)
-    assert one._trainings.inputs(one.initial, None) != other._trainings.inputs(other.initial, None)
+    assert one._train_inputs(one.initial, None) != other._train_inputs(other.initial, None)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_what_changes_no_number_of_a_dense_sgd_run_leaves_the_key(
     make_lab: Callable[..., Lab], overrides: tuple[str, ...]
 ) -> None:
     one, other = make_lab(), make_lab(*overrides)
-    assert one._trainings.inputs(one.initial, None) == other._trainings.inputs(other.initial, None)
+    assert one._train_inputs(one.initial, None) == other._train_inputs(other.initial, None)
 
 
 def test_same_mask_and_seeds_in_two_stores_give_the_same_bits(
@@ -250,33 +251,38 @@ def test_a_signal_after_the_last_step_saves_there(
     ("split", "step", "occurrence"),
     [("validation", 0, 1), ("validation", 10, 1), ("validation", 30, 1), ("train", 30, 1), ("test", 30, 2)],
 )
-def test_a_signal_while_the_network_is_measured_saves_and_measures_again(
+def test_a_signal_while_the_network_is_measured_saves_and_no_batch_is_measured_again(
     make_lab: Callable[..., Lab], signals: Callable[[], StopFlag], monkeypatch: pytest.MonkeyPatch,
     split: str, step: int, occurrence: int,
 ) -> None:  # fmt: skip
     """At a point of the curve, and at the final scores: the last is measured with the early-stop weights put in."""
     options = ("optim.lr=2.0", "train.eval_batch_size=7", "train.batch_size=8")  # so that the best step is not the last
-    expected = make_lab(*options, runs="undisturbed").train(make_lab(*options).initial)
-    assert expected.result["early_stop_step"] < 30
     met: list[str] = []
-    original = MaskedTraining.batches
+    measured: list[tuple[int, str, int]] = []  # step, split, number of the batch
+    original, armed = MaskedTraining.batches, False
 
-    def batches(module: MaskedTraining, of: str) -> Iterator[object]:
-        if module.progress.step == step:
-            met.append(of)
-        for number, batch in enumerate(original(module, of)):
-            if module.progress.step == step and of == split and met.count(of) == occurrence and number == 1:
+    def batches(module: MaskedTraining, of: str, first: int = 0) -> Iterator[object]:
+        at = module.progress.step
+        met.extend([of] if at == step else [])
+        for number, batch in enumerate(original(module, of, first), first):
+            if armed and at == step and of == split and met.count(of) == occurrence and number == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
+            measured.append((at, of, number))
             yield batch
 
     monkeypatch.setattr(MaskedTraining, "batches", batches)
-    stop = signals()
+    expected = make_lab(*options, runs="undisturbed").train(make_lab(*options).initial)
+    assert expected.result["early_stop_step"] < 30
+    undisturbed = list(measured)
+    measured.clear()
+    met.clear()
+    stop, armed = signals(), True
     lab = make_lab(*options, stop=stop)
     with pytest.raises(Interrupted, match=f"SIGTERM at step {step};"):
         lab.train(lab.initial)
-    monkeypatch.undo()
-    stop.signum = None
+    stop.signum, armed = None, False
     assert {**lab.train(lab.initial).result, "seconds": 0} == {**expected.result, "seconds": 0}
+    assert measured == undisturbed
 
 
 def test_our_handlers_are_back_after_every_training(
@@ -367,15 +373,13 @@ def test_a_killed_sealing_loses_no_training(
     make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, starts: list[Start]
 ) -> None:
     """Between the last result and DONE the checkpoint is still there."""
-    from lottery.stages.store import Stage
-
     lab = make_lab("train.checkpoint_steps=10")
 
-    def killed(stage: Stage, without: tuple[str, ...] = ()) -> None:
+    def killed(path: Path) -> str:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Stage, "finish", killed)
+        patched.setattr("lottery.stages.store.file_digest", killed)
         with pytest.raises(KeyboardInterrupt):
             lab.train(lab.initial)
     trained = lab.train(lab.initial)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,18 +119,3 @@ def warnings_of() -> Iterator[Callable[[], list[str]]]:
     log.addHandler(handler)
     yield lambda: [record.getMessage() for record in records]
     log.removeHandler(handler)
-
-
-@pytest.fixture
-def fresh_trackio(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """trackio settles on a directory when it is imported: each test imports it anew, with none of the user's wishes."""
-
-    def forget() -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
-            del sys.modules[name]
-
-    for name in [name for name in os.environ if name.startswith(("TRACKIO_", "HF_"))]:
-        monkeypatch.delenv(name)
-    forget()
-    yield
-    forget()

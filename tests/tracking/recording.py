@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lottery.tracking.sink import Figures, Image, MaskFile, Metrics, Recorded, RunInfo
+from lottery.tracking.items import Artifact, Image, Item, Metrics, RunInfo
+from lottery.tracking.wandb_log import Recorded
 
 MEGABYTE = 1 << 20
 MAX_KEYS = 1000
@@ -64,7 +66,15 @@ class RecordingSink:
         self.service.runs.append(run)
         self.service.exit_code = None
 
-    def metrics(self, figures: Figures) -> None:
+    def take(self, item: Item) -> None:
+        if isinstance(item, Metrics):
+            self.metrics(item.figures)
+        elif isinstance(item, Image):
+            self.image(item.key, item.path)
+        else:
+            self.artifact(item, item.metadata())
+
+    def metrics(self, figures: Mapping[str, float]) -> None:
         self._be("open", "open")
         for name, value in figures.items():
             if type(value) not in (int, float):
@@ -84,19 +94,19 @@ class RecordingSink:
         self.service.images.append((key, data))
         self.service.items.add(Image(key, path, hashlib.sha256(data).hexdigest()).id)
 
-    def artifact(self, mask: MaskFile, metadata: dict[str, Any]) -> None:
+    def artifact(self, mask: Artifact, metadata: dict[str, Any]) -> None:
         self._be("open", "open")
-        for name in (mask.artifact, mask.alias):
+        for name in (mask.name, mask.alias):
             if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name):
                 raise Refused(f"{name!r}: a name is made of letters, digits, '.', '_' and '-'")
         if len(json.dumps(metadata, allow_nan=False)) > MEGABYTE:
             raise Refused("metadata are at most 1 MB")
-        if not mask.path.is_file():
+        if not (mask.path and mask.path.is_file()):
             raise Refused(f"{mask.path}: no such file")
-        self.service.masks.append((mask.artifact, mask.alias, metadata))
+        self.service.masks.append((mask.name, mask.alias, metadata))
         self.service.items.add(mask.id)
 
-    def summary(self, figures: Figures) -> None:
+    def summary(self, figures: Mapping[str, float]) -> None:
         self._be("open", "open")
         self.service.summary |= figures
 

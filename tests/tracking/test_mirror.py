@@ -11,9 +11,8 @@ import pytest
 from recording import RecordingSink, Refused, Service
 
 from lottery.config import Config, Tracker
+from lottery.tracking.items import Artifact, Metrics, RunInfo, round_row
 from lottery.tracking.mirror import Mirror
-from lottery.tracking.rows import round_row
-from lottery.tracking.sink import MaskFile, Metrics, RunInfo
 
 KEY = "0123456789ab"
 YAML = "name: imp\nseed: 3\ndata: {name: mnist1d}\nmodel: {_target_: a.mlp}\nmethod: {_target_: b.IMP}\n"
@@ -54,7 +53,7 @@ def test_what_was_lost_in_the_middle_of_a_round_is_all_that_is_handed_over_again
     run(study, RecordingSink(service), range(3), status="failed")
     lost = service.rows[5:9]
     service.rows[5:9] = []
-    service.items -= {Metrics(row).id for row in lost} | {MaskFile("m", Path(), 1, 0.5, study.masks[1].digest).id}
+    service.items -= {Metrics(row).id for row in lost} | {Artifact("m", "mask", 1, study.masks[1].digest).id}
     del service.masks[1]
     run(study, RecordingSink(service), range(3))
     assert service.rows[-4:] == lost
@@ -169,8 +168,8 @@ def test_the_recording_refuses_rows_that_a_service_would_lose(figures: dict[str,
 
 
 def test_the_recording_refuses_names_files_and_sizes(study: Any) -> None:
-    mask = MaskFile.of(study.row(0), "masks-imp", study.mask_path(0))
-    for wrong in (replace(mask, artifact="masks imp"), replace(mask, artifact="a/b"), replace(mask, path=Path("no"))):
+    mask = Artifact.mask("imp", KEY, study.row(0), study.mask_path(0))
+    for wrong in (replace(mask, name="masks imp"), replace(mask, name="a/b"), replace(mask, path=Path("no"))):
         with pytest.raises(Refused):
             opened().artifact(wrong, {})
     with pytest.raises(Refused):

@@ -1,17 +1,14 @@
-"""The contract of a sink: the same calls, on the recording that the other tests use and on the real services.
+"""The contract of a sink: the same calls, on the recording that the other tests use and on W&B itself.
 
-Each service is read back by a reader of its own, not by the sink: W&B's command line, and SQLite.
+W&B is read back by its own command line, not by the sink.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,8 @@ import pytest
 from recording import RecordingSink, Service
 
 from lottery.config import Tracker
-from lottery.tracking.sink import Image, MaskFile, Metrics, RunInfo, Sink
+from lottery.files import file_digest
+from lottery.tracking.items import Artifact, Image, Metrics, RunInfo
 
 KEY = "0123456789ab"
 INFO = RunInfo(KEY, f"imp seed 3 ({KEY})", "imp", ["mnist1d"], {"name": "imp", "seed": 3, "model": {"hidden": [8]}})
@@ -37,7 +35,7 @@ class Recorded:
     def __init__(self, folder: Path) -> None:
         self.service = Service()
 
-    def sink(self) -> Sink:
+    def sink(self) -> Any:
         return RecordingSink(self.service)
 
     def read(self) -> Found:
@@ -51,7 +49,7 @@ class Wandb:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "wandb"
 
-    def sink(self) -> Sink:
+    def sink(self) -> Any:
         from lottery.tracking.wandb import WandbSink
 
         return WandbSink(Tracker(mode="offline"), KEY, self.folder)
@@ -73,35 +71,8 @@ class Wandb:
         return found
 
 
-class Trackio:
-    """trackio, in a directory of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / ".trackio"
-
-    def sink(self) -> Sink:
-        from lottery.tracking.trackio import TrackioSink
-
-        return TrackioSink(Tracker(name="trackio"), KEY, self.home)
-
-    def read(self) -> Found:
-        with closing(sqlite3.connect(self.home / "lottery.db")) as database:
-            logged = [json.loads(text) for (text,) in database.execute("select metrics from metrics order by step")]
-            versions = "select alias, metadata from artifact_aliases a join artifact_versions v"
-            masks = list(database.execute(f"{versions} on a.artifact_version_id = v.id where alias != 'latest'"))
-        images = [key for row in logged for key, value in row.items() if isinstance(value, dict)]
-        rows = [row for row in logged if not set(row) & set(images) and not any(k.startswith("summary/") for k in row)]
-        return {
-            "rows": [{k: float(v) for k, v in row.items()} for row in rows],
-            "images": images,
-            "masks": sorted((alias, json.loads(metadata)["digest"]) for alias, metadata in masks),
-        }
-
-
-@pytest.fixture(params=[Recorded, Wandb, Trackio], ids=lambda kind: kind.__name__.lower())
-def service(request: pytest.FixtureRequest, study: Any, home: Path, fresh_trackio: None) -> Any:
-    if request.param is Trackio and find_spec("trackio") is None:
-        pytest.skip("trackio is not installed (pip install trackio)")
+@pytest.fixture(params=[Recorded, Wandb], ids=lambda kind: kind.__name__.lower())
+def service(request: pytest.FixtureRequest, study: Any, home: Path) -> Any:
     return request.param(study.folder)
 
 
@@ -112,21 +83,21 @@ def png(path: Path) -> Path:
     return path
 
 
-def masks(study: Any) -> list[MaskFile]:
-    return [MaskFile.of(study.row(index), f"masks-imp-{KEY}", study.mask_path(index)) for index in range(3)]
+def masks(study: Any) -> list[Artifact]:
+    return [Artifact.mask("imp", KEY, study.row(index), study.mask_path(index)) for index in range(3)]
 
 
-def record(sink: Sink, study: Any, rows: list[dict[str, float]], part: list[MaskFile], figure: Path | None) -> None:
+def record(sink: Any, study: Any, rows: list[dict[str, float]], part: list[Artifact], figure: Path | None) -> None:
     """One process's part in a study's record."""
     sink.enter()
     sink.recorded()
     sink.open(INFO)
     for row in rows:
-        sink.metrics(row)
+        sink.take(Metrics(row))
     for mask in part:
-        sink.artifact(mask, mask.metadata())
+        sink.take(mask)
     if figure:
-        sink.image(f"figure/{figure.stem}", figure)
+        sink.take(Image(f"figure/{figure.stem}", figure, file_digest(figure)))
     sink.summary({"best_test_accuracy": 0.5})
     sink.close(0 if figure else 1)
 
@@ -137,8 +108,6 @@ def same(a: list[dict[str, float]], b: list[dict[str, float]]) -> bool:
 
 def test_what_is_handed_over_is_on_record_and_known_to_the_next_process(service: Any, study: Any) -> None:
     figure, all_masks = png(study.folder / "accuracy.png"), masks(study)
-    from lottery.files import file_digest
-
     first = service.sink()
     record(first, study, ROWS[:2], all_masks[:2], None)
     assert first.recorded().items >= {*(Metrics(row).id for row in ROWS[:2]), *(mask.id for mask in all_masks[:2])}

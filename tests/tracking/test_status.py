@@ -21,11 +21,12 @@ from rich.console import Console
 
 from lottery.__main__ import main
 from lottery.errors import Interrupted, LotteryError
-from lottery.stages.lease import kernel
+from lottery.lease import kernel
+from lottery.record import status as module
+from lottery.record.names import STATUS
+from lottery.record.status import Status, StatusFile, StudyProgress
 from lottery.state import StateRef
 from lottery.ticket import Mask, Ticket
-from lottery.tracking import status as module
-from lottery.tracking.status import NAME, Progress, Status, StatusFile
 from lottery.tracking.terminal import Terminal
 
 PATIENCE = 120.0
@@ -58,7 +59,7 @@ def read(folder: Path) -> Status:
 
 def test_time_left_from_the_mean_of_the_trainings_so_far(clock: list[float], ticket: Ticket) -> None:
     """Two trainings of 10 s and 20 s: 15 s each; half of one and two whole ones are left of five: 37.5 s."""
-    progress = Progress(trainings=5)
+    progress = StudyProgress(trainings=5)
     for seconds in (10, 20):
         clock[0] += seconds
         progress.finished(cached=False)
@@ -68,7 +69,7 @@ def test_time_left_from_the_mean_of_the_trainings_so_far(clock: list[float], tic
 
 def test_a_training_that_continues_is_timed_from_where_it_continues(clock: list[float], ticket: Ticket) -> None:
     """From step 550 to 640 of 100 … 1000 in 9 s: 10 steps a second, 36 s for the rest, 90 s for each that follows."""
-    progress = Progress(trainings=3)
+    progress = StudyProgress(trainings=3)
     progress.tick(ticket, 550)
     assert progress.seconds_left is None
     clock[0] += 9
@@ -77,7 +78,7 @@ def test_a_training_that_continues_is_timed_from_where_it_continues(clock: list[
 
 
 def test_found_trainings_and_waiting_are_no_training_time(clock: list[float], ticket: Ticket) -> None:
-    progress = Progress(trainings=3)
+    progress = StudyProgress(trainings=3)
     clock[0] += 0.01
     progress.finished(cached=True)
     progress.waiting = "waiting for another study"
@@ -93,7 +94,7 @@ def test_found_trainings_and_waiting_are_no_training_time(clock: list[float], ti
 
 
 def test_written_at_every_change_and_every_five_seconds(tmp_path: Path, clock: list[float], ticket: Ticket) -> None:
-    progress = Progress(trainings=3)
+    progress = StudyProgress(trainings=3)
     file = StatusFile(progress)
     file.open(tmp_path)
     progress.at(2, "reinit", 1)
@@ -122,7 +123,7 @@ def test_written_at_every_change_and_every_five_seconds(tmp_path: Path, clock: l
 def test_how_a_study_ends(
     tmp_path: Path, error: BaseException | None, state: str, cause: str | None, signum: str | None
 ) -> None:
-    file = StatusFile(Progress())
+    file = StatusFile(StudyProgress())
     file.open(tmp_path)
     file.end(error)
     found = read(tmp_path)
@@ -131,13 +132,13 @@ def test_how_a_study_ends(
 
 def test_whoever_was_overtaken_keeps_silent(tmp_path: Path) -> None:
     """A process that lost its study to another (init stands for it: it lives) must not call the study failed."""
-    file = StatusFile(Progress())
+    file = StatusFile(StudyProgress())
     file.open(tmp_path)
-    other = {**json.loads((tmp_path / NAME).read_text()), "pid": 1, "started": module.start_time(1)}
-    (tmp_path / NAME).write_text(json.dumps(other))
+    other = {**json.loads((tmp_path / STATUS).read_text()), "pid": 1, "started": module.start_time(1)}
+    (tmp_path / STATUS).write_text(json.dumps(other))
     file.end(LotteryError("taken over"))
     assert read(tmp_path).state == "running"
-    (tmp_path / NAME).write_text(json.dumps({**other, "started": "long dead"}))
+    (tmp_path / STATUS).write_text(json.dumps({**other, "started": "long dead"}))
     file.end(LotteryError("taken over"))
     assert read(tmp_path).state == "failed"
 
@@ -155,16 +156,16 @@ def test_a_folder_that_is_gone_costs_the_notice_alone(tmp_path: Path, ticket: Ti
 @pytest.mark.parametrize("content", [b"", b"[1]", b'{"state": "running"}', b"\xff\xfe", b'{"state": 3'])
 def test_what_cannot_be_understood_is_no_status(tmp_path: Path, content: bytes) -> None:
     assert Status.read(tmp_path) is None
-    (tmp_path / NAME).write_bytes(content)
+    (tmp_path / STATUS).write_bytes(content)
     assert Status.read(tmp_path) is None
 
 
 def test_a_value_of_another_type_is_no_status(tmp_path: Path) -> None:
-    StatusFile(Progress()).open(tmp_path)
-    whole = json.loads((tmp_path / NAME).read_text())
+    StatusFile(StudyProgress()).open(tmp_path)
+    whole = json.loads((tmp_path / STATUS).read_text())
     assert read(tmp_path) == Status(**whole)
     for name, value in (("round", "3"), ("seconds_left", "soon"), ("state", None), ("waiting", 5)):
-        (tmp_path / NAME).write_text(json.dumps({**whole, name: value}))
+        (tmp_path / STATUS).write_text(json.dumps({**whole, name: value}))
         assert Status.read(tmp_path) is None
 
 
@@ -187,7 +188,7 @@ def test_the_job_is_named_as_squeue_names_it(
         monkeypatch.delenv(name)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    StatusFile(Progress()).open(tmp_path)
+    StatusFile(StudyProgress()).open(tmp_path)
     assert (read(tmp_path).job, read(tmp_path).restarts) == (job, restarts)
 
 

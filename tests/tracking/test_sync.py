@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,17 +18,19 @@ import yaml
 from command_line_tools import call, listing
 from wandb_server import Server, serving
 
+from lottery import lease
 from lottery.config import Config, Tracker
 from lottery.errors import LotteryError
-from lottery.stages import lease
-from lottery.tracking import sending
-from lottery.tracking.lineage import Artifact, Study, makers_under
-from lottery.tracking.sending import Job
+from lottery.record.names import SENT
+from lottery.tracking.items import Artifact
+from lottery.tracking.lineage import TrackedRun, makers_under
+from lottery.tracking.remote import Kind, Remote
+from lottery.tracking.sending import Upload
 from lottery.tracking.sync import send
 from lottery.tracking.trackers import make_tracker
 
 MAKER, TAKER = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
-CONFIG = {"name": "imp", "seed": 3, "model": {"weights": None}, "data": {}, "method": {}}
+CONFIG = {"name": "imp", "seed": 3, "model": {"weights": None}, "data": {}, "method": {"allocation": None}}
 CONFIG |= {"tracker": {"name": "wandb", "project": "lottery", "entity": None}}
 
 
@@ -66,34 +70,33 @@ class FakeRemote:
             assert all(name > other for other in self.segments[key]), "a later segment came first"
             self.segments[key].append(name)
             if self.masks_arrive:
-                study = Study(path.parents[2])
+                study = TrackedRun(path.parents[2])
                 self.made[key] = [study.checked_mask(row) for row in study.tickets]
 
     def has_run(self, key: str) -> bool:
         self._answer()
         return key in self.segments
 
-    def logged(self, key: str) -> set[str]:
+    def ids(self, key: str, kind: Kind) -> set[str]:
         self._answer()
         assert key in self.segments
-        return {artifact.id for artifact in self.made.get(key, [])}
+        found = self.made if kind == "made" else self.inputs
+        return {artifact.server_id for artifact in found.get(key, [])}
 
-    def used(self, key: str) -> set[str]:
+    def add(self, key: str, kind: Kind, artifact: Artifact, exit_code: int) -> None:
         self._answer()
-        return {artifact.id for artifact in self.inputs.get(key, [])}
+        assert key in self.segments
+        (self._make if kind == "made" else self._use)(key, artifact)
 
-    def log_artifact(self, key: str, artifact: Artifact, exit_code: int) -> None:
-        self._answer()
+    def _make(self, key: str, artifact: Artifact) -> None:
         made = self.made.setdefault(key, [])
-        assert key in self.segments
         assert artifact not in made, "uploaded twice"
-        parent = artifact.metadata.get("parent")
+        parent = artifact.metadata().get("parent")
         assert parent is None or parent in {other.digest for other in made}, "a child before its parent"
         made.append(artifact)
 
-    def use_artifact(self, key: str, artifact: Artifact, exit_code: int) -> None:
-        self._answer()
-        assert "file" in artifact.metadata or any(artifact in made for made in self.made.values()), "nobody made it"
+    def _use(self, key: str, artifact: Artifact) -> None:
+        assert "file" in artifact.facts or any(artifact in made for made in self.made.values()), "nobody made it"
         assert artifact not in self.inputs.setdefault(key, [])
         self.inputs[key].append(artifact)
 
@@ -144,9 +147,9 @@ def make(study: Any, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def jobs(*folders: Path) -> list[Job]:
+def jobs(*folders: Path) -> list[Upload]:
     makers = makers_under(folders[0].parents[1])
-    return [Job.of(Study(folder), makers, None, None) for folder in folders]
+    return [Upload.of(TrackedRun(folder), makers, None, None) for folder in folders]
 
 
 @pytest.fixture
@@ -199,7 +202,7 @@ def test_whenever_the_connection_breaks_the_next_call_goes_on(
     whole, broken = FakeRemote(masks_arrive), FakeRemote(masks_arrive)
     send(jobs(*pair), whole.connect, told.append)
     for folder in pair:
-        (folder / sending.MEMORY).unlink()
+        (folder / SENT).unlink()
     failures = 0
     for answered in range(1, 100):
         broken.calls = answered % 7 + 1
@@ -218,7 +221,7 @@ def test_a_lost_memory_is_made_up_for_by_what_the_server_has(pair: tuple[Path, P
     send(jobs(*pair), remote.connect, told.append)
     before = str(remote.state)
     for folder in pair:
-        (folder / sending.MEMORY).unlink()
+        (folder / SENT).unlink()
         for log in folder.glob("wandb/*/*.wandb"):
             Path(f"{log}.synced").touch()
     assert send(jobs(*pair), remote.connect, told.append) == 0
@@ -230,7 +233,7 @@ def test_another_project_gets_everything_again(pair: tuple[Path, Path], told: li
     send(jobs(maker), FakeRemote().connect, told.append)
     for log in maker.glob("wandb/*/*.wandb"):
         Path(f"{log}.synced").touch()
-    (elsewhere,) = [Job.of(Study(maker), {}, "another", None)]
+    (elsewhere,) = [Upload.of(TrackedRun(maker), {}, "another", None)]
     assert elsewhere.left() == {"segment": 1, "mask": 2}
     assert jobs(maker)[0].left() == {}
 
@@ -259,8 +262,8 @@ def test_a_file_of_start_weights_is_an_input(make: Callable[..., Path], told: li
     remote = FakeRemote()
     send(jobs(make(MAKER, 1, weights=str(own))), remote.connect, told.append)
     (used,) = remote.inputs[MAKER]
-    assert used.metadata["file"] == "own.pth"
-    assert str(tmp_path) not in json.dumps(used.metadata)
+    assert used.metadata()["file"] == "own.pth"
+    assert str(tmp_path) not in json.dumps(used.metadata())
 
 
 def test_start_weights_from_the_store_are_those_that_a_study_trained(
@@ -291,7 +294,7 @@ def test_the_mask_that_gave_the_layer_densities_is_an_input(
     alone = FakeRemote()
     send(jobs(make("c" * 12, 1, name="c", mask=copied)), alone.connect, told.append)
     (used,) = alone.inputs["c" * 12]
-    assert used.metadata == {"file": "own.safetensors", "digest": used.digest}
+    assert used.metadata() == {"file": "own.safetensors", "digest": used.digest}
 
 
 def test_a_damaged_mask_is_not_sent_nor_anything_of_its_study(make: Callable[..., Path], told: list[str]) -> None:
@@ -302,7 +305,7 @@ def test_a_damaged_mask_is_not_sent_nor_anything_of_its_study(make: Callable[...
     with pytest.raises(LotteryError, match=r"round_001\.safetensors"):
         send(jobs(folder), remote.connect, told.append)
     assert remote.segments == {}
-    assert not (folder / sending.MEMORY).exists()
+    assert not (folder / SENT).exists()
 
 
 def test_a_study_that_runs_is_left_alone_and_the_others_are_sent(
@@ -461,4 +464,16 @@ def test_a_server_out_of_reach_is_one_line(
     outcome = call("sync", str(pair[0]))
     assert outcome.status == 1
     assert "cannot reach the server" in outcome.line
-    assert not (pair[0] / sending.MEMORY).exists()
+    assert not (pair[0] / SENT).exists()
+
+
+def test_a_mask_file_of_the_users_own_is_recorded_as_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody made it, so the server does not have it: as with start weights of their own."""
+    used: list[Artifact] = []
+    remote, artifact = Remote("project", "somebody"), Artifact.file("mask", tmp_path / "mine.safetensors", "0" * 64)
+    monkeypatch.setattr(remote, "_resumed", lambda key, code: nullcontext(SimpleNamespace(use_artifact=used.append)))
+    monkeypatch.setattr("lottery.tracking.wandb.package", lambda artifact: artifact)
+    remote.add("0123456789ab", "used", artifact, 0)
+    assert used == [artifact]

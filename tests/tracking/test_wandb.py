@@ -18,9 +18,8 @@ import pytest
 from recording import RecordingSink, Service
 
 from lottery.config import Config, Tracker
+from lottery.tracking.items import Metrics, curve_rows, publishable, round_row, summary, tags
 from lottery.tracking.mirror import Mirror
-from lottery.tracking.rows import curve_rows, publishable, round_row, summary, tags
-from lottery.tracking.sink import Metrics
 from lottery.tracking.trackers import make_tracker
 from lottery.tracking.wandb import logged_in, run_mode
 from lottery.tracking.wandb_log import contents
@@ -323,6 +322,22 @@ def test_a_server_out_of_reach_means_offline(
     assert "recorded offline" in warning
     assert list(home.rglob("*")) == []
     assert [row["round"] for row in history(records(segments(study)[0])) if "round" in row] == [0, 1, 1, 1]
+
+
+def test_a_sweeps_file_that_is_gone_costs_a_warning_and_not_the_mirror(
+    study: Any, home: Path, warnings_of: Warnings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent of W&B leaves the name of its parameters' file to whatever it starts, and removes the file."""
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(study.folder / "gone.yaml"))
+    tracker = tracker_of(study)
+    tracker.start(CONFIG_YAML)
+    play(study, tracker, range(1))
+    tracker.close("finished")
+    (warning,) = warnings_of()
+    assert "WANDB_SWEEP_PARAM_PATH" in warning
+    assert "no such file" in warning
+    assert [row["round"] for row in history(records(segments(study)[0])) if "round" in row] == [0]
+    assert os.environ["WANDB_SWEEP_PARAM_PATH"]
 
 
 @pytest.mark.parametrize("module", ["wandb", "pytorch_lightning.loggers"])

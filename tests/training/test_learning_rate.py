@@ -10,8 +10,8 @@ from training_tools import Start
 
 from lottery.config import Schedule
 from lottery.errors import ConfigError
+from lottery.schedule import LearningRate
 from lottery.stages.lab import Lab
-from lottery.training.schedule import LearningRate
 
 SCHEDULES = {
     "constant": (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from training_tools import AUGMENTED, MOMENTUM, assert_pruned_are_zero, assert_s
 from lottery.config import Optim
 from lottery.pruning.prunable import prunable
 from lottery.stages.lab import Lab
-from lottery.state import State, StateRef, load_state
+from lottery.state import State, StateRef, load_state, snapshot
 from lottery.ticket import Mask, Ticket
 from lottery.training.checkpoint import load_checkpoint
 from lottery.training.masking import MaskedStep, mask_optimizer_state
-from lottery.training.module import Hooks, MaskedTraining, Progress, snapshot
+from lottery.training.module import Hooks, MaskedTraining
 from lottery.training.optim import build_optimizer, load_optimizer_state_, optimizer_state
+from lottery.training.progress import Progress
 
 OPTIMIZERS = {
     "momentum": MOMENTUM,
@@ -103,9 +105,9 @@ def test_pruned_weights_are_plus_zero_at_every_step_and_in_every_file(
 
     looked: list[int] = []
 
-    def looking(module: MaskedTraining, path: object) -> None:
-        save(module, path)  # type: ignore[arg-type]
-        network, optimizer, progress = load_checkpoint(path)  # type: ignore[arg-type]
+    def looking(module: MaskedTraining, path: Path, stage: str) -> None:
+        save(module, path, stage)
+        network, optimizer, progress = load_checkpoint(path, stage)
         for state in (network, snapshot(module.network), *([progress.best_state] if progress.best_state else [])):
             assert_pruned_are_zero(state, ticket.mask)
         for slot in {key.rpartition("/")[2] for key in optimizer} - {"step"}:

@@ -12,7 +12,7 @@ from training_tools import AUGMENTED, MOMENTUM, STEPWISE, Start, assert_same_bit
 
 from lottery.errors import ConfigError
 from lottery.stages.lab import Lab
-from lottery.stages.train import Trained
+from lottery.stages.trained import Trained
 from lottery.state import State
 from lottery.ticket import Mask
 from lottery.training.masking import mask_optimizer_state
@@ -84,7 +84,7 @@ def trained_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Trained
     from training_tools import small_config
 
     from lottery.config import settings
-    from lottery.training.signals import StopFlag
+    from lottery.signals import StopFlag
 
     cfg = small_config((*MOMENTUM, "rewind.optimizer=keep"))
     cfg.paths.runs = str(tmp_path_factory.mktemp("pair"))

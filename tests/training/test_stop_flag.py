@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lottery.training.signals import StopFlag
+from lottery.signals import StopFlag
 
 
 def test_a_signal_sets_the_flag_and_says_which(signals: Callable[[], StopFlag]) -> None:

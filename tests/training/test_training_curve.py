@@ -13,8 +13,10 @@ from torch import nn
 from training_tools import AUGMENTED, MOMENTUM, Start, assert_same_bits
 
 from lottery.stages.lab import Lab
+from lottery.state import snapshot
 from lottery.training.evaluate import evaluate
-from lottery.training.module import MaskedTraining, NonFiniteLoss, Progress, snapshot
+from lottery.training.module import MaskedTraining
+from lottery.training.progress import NonFiniteLoss, Progress
 
 
 def points(curve: list[list[Any]], split: str) -> dict[int, float]:

@@ -1,1 +1,0 @@
-"""Figures of many run folders, from the table of `lottery.analysis.runs.load_runs`: a family a file."""

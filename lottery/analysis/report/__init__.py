@@ -1,1 +1,0 @@
-"""The report: run folders as one HTML file that needs nothing else."""

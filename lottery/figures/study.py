@@ -1,0 +1,82 @@
+"""Draw the figures of one study when it ends, from the table of this study alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from lottery.errors import Interrupted, cause
+from lottery.figures.connectivity import lmc
+from lottery.figures.curves import nominal
+from lottery.figures.density import accuracy, early_stop
+from lottery.figures.experiments import NothingToDraw
+from lottery.figures.masks import layer_density, overlap
+from lottery.figures.regimes import regimes
+from lottery.figures.rewinding import rewind
+from lottery.figures.searches import search
+from lottery.lease import LeaseLost
+from lottery.methods.shows import shows
+from lottery.record.names import FIGURES
+from lottery.record.table import NoRound, load_runs
+
+LOG = logging.getLogger("lottery")
+
+Draw = Callable[..., list[Path]]
+
+
+def _instability(frame: pd.DataFrame, path: Path, svg: bool) -> list[Path]:
+    """Draw barrier and accuracy against the rewind point, for every density."""
+    densities = set(nominal(frame[frame["round"] > 0]).dropna())
+    return rewind(frame, path, densities=sorted(densities - {1.0}, reverse=True) or [1.0], svg=svg)
+
+
+LADDER: dict[str, Draw] = {
+    "accuracy": partial(accuracy, density="density_weights", band="trainings"),
+    "early_stop": partial(early_stop, density="density_weights", band="trainings"),
+}
+INSTEAD: dict[str, Draw] = {
+    "instability": _instability,
+    "regimes": regimes,
+}  # for methods without a ladder of densities
+ALWAYS: dict[str, Draw] = {
+    "layer_density": layer_density,
+    "lmc": partial(lmc, between="copies"),
+    "lmc_previous": partial(lmc, between="previous"),
+    "lmc_path": partial(lmc, between="path"),
+    "search": search,
+    "mask_overlap": overlap,
+}
+
+
+def draw_study(run: Path) -> list[Path]:
+    """Draw the figures of a study into `run`/figures, and return their paths.
+
+    They are accuracy.png and early_stop.png (or instability.png, regimes.png), and for every method layer_density.png,
+    lmc.png (lmc_previous.png, lmc_path.png), search.png and mask_overlap.png. A figure for which nothing was measured
+    (early stopping without a validation split) is left out. So is one that cannot be drawn: a warning says why, and its
+    traceback is in study.log. Raises LotteryError where `run` is no run folder; Interrupted and LeaseLost pass through.
+    """
+    try:
+        frame = load_runs([run])
+    except NoRound:
+        return []
+    said = shows(str(frame["config.method._target_"].iloc[0]))
+    own = {said.figure: INSTEAD[said.figure]} if said.figure else {}
+    drawn = []
+    for name, draw in ((LADDER if said.ladder else {}) | own | ALWAYS).items():
+        path = run / FIGURES / f"{name}.png"
+        try:
+            draw(frame, path, svg=False)
+        except (Interrupted, LeaseLost):
+            raise
+        except NothingToDraw as error:
+            LOG.debug("%s is left out: %s", path.name, error)
+        except Exception as error:
+            LOG.warning("%s was not drawn: %s", path, cause(error), exc_info=True)
+        else:
+            drawn.append(path)
+    return drawn

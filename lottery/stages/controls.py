@@ -1,0 +1,39 @@
+"""Controls: a round retrained with one thing destroyed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lottery.config import Config
+from lottery.seeding import derive
+from lottery.stages.lab import Lab
+from lottery.stages.round import Round
+
+
+def wanted(config: Config) -> list[tuple[str, int]]:
+    """Return the controls that the configuration asks for beside every ticket: (kind, copy)."""
+    return [(kind, copy) for kind, count in vars(config.controls).items() for copy in range(count)]
+
+
+def run_control(lab: Lab, of: Round, kind: str, copy: int) -> Round:
+    """Train a control of a round; recipe, schedule and data order stay those of the ticket.
+
+    reinit:  newly drawn initial weights
+    shuffle: the mask's bits shuffled within each layer
+    random:  a random mask of the same layer counts: the draw of `shuffle`, from another random stream
+    invert:  as many weights in each layer, those pruned first; nothing is drawn, so all copies are one training
+    For layer tickets, `LayerStages.control` draws `shuffle`, `random` and `invert`.
+    """
+    seeds, ticket = lab.config.seeds, of.ticket
+    if kind == "reinit":
+        state = lab.initial_state(derive(seeds.init, "reinit", of.index, copy))
+        ticket = replace(ticket, state=state, optimizer=None)
+    elif of.units is not None:
+        ticket = lab.layers.control(ticket, kind, copy, of.index)
+    elif kind == "invert":
+        ticket = replace(ticket, mask=lab.inverted(ticket.mask))
+    else:
+        mask = lab.shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy), ticket.silent)
+        ticket = replace(ticket, mask=mask)
+    units = lab.layers.kept(ticket) if of.units is not None else None
+    return Round(of.index, ticket, lab.train(ticket), kind, copy, of.rewound, units=units)
