@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +33,14 @@ STALE_SECONDS = 120.0  # NFS clients may see a file a minute late
 UNREADABLE_SECONDS = 10.0  # leases are written whole; an unreadable one was left by a crash
 POLL_SECONDS = 0.5
 SILENT: dict[tuple[str, ...], int] = {}  # process found silent -> when it last touched a lease, in ns
+
+
+def pauses() -> Iterator[float]:
+    """Yield how long to sleep between two looks, in seconds: shortly at first, and at most POLL_SECONDS."""
+    pause = 0.02
+    while True:
+        yield min(pause, POLL_SECONDS)
+        pause *= 1.2
 
 
 class LeaseLost(LotteryError):
@@ -145,22 +153,30 @@ class Lease(AbstractContextManager["Lease"]):
         return True
 
     def obtain(
-        self, stop: StopFlag, on_wait: Callable[[str], None], what: str, needless: Callable[[], bool] = lambda: False
+        self,
+        stop: StopFlag,
+        on_wait: Callable[[str], None],
+        what: str,
+        needless: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Wait for the lease: True once acquired, False once `needless()` is true. Raises Interrupted on a signal.
 
-        on_wait: gets the text "waiting for HOLDER: `what`; ..." for each holder that is waited for.
+        on_wait:   gets the text "waiting for HOLDER: `what`; ..." for each holder that is waited for
+        meanwhile: called while another process holds the lease; returns whether it has done some other work
         """
-        told = ""
+        told, pause = "", pauses()
         while not needless():
             if stop:
                 raise Interrupted(stop.signum or 0, "while it waited for another process")
             if self.acquire():
                 return True
+            if meanwhile():
+                continue
             if (holder := self._awaited(what)) and holder != told:
                 on_wait(holder)
                 told = holder
-            sleep(POLL_SECONDS)
+            sleep(next(pause))
         return False
 
     def check(self) -> None:

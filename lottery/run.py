@@ -44,6 +44,8 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts) -> int:
     logging.raiseExceptions = False  # a study.log that cannot be written (a full disk) must not print tracebacks
     logging.getLogger("lottery").propagate = True  # until the study shows its own records, below
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    import torch
+
     from lottery.models.build import check_fit
     from lottery.ranks.place import Place
 
@@ -53,21 +55,29 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts) -> int:
         if os.environ.get("SLURM_PROCID", "0") == "0":
             raise
         return error.exit_status
+    own_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # workers are copies of this process, which must have no threads of torch until then
     if place.rank == 0:
         check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, which is half of the imports
     from lottery.lease import LeaseLost
     from lottery.study import Study
+    from lottery.workers import hired
 
     if stop:
         raise Interrupted(stop.signum or 0, "before the study began")
 
     def study(ranks: Alone | None) -> int:
         while True:
+            crew = hired(cfg, place, attempts)
+            torch.set_num_threads(own_threads)
             try:
-                Study(cfg, stop, ranks, attempts).run()
+                Study(cfg, stop, ranks, attempts, crew).run()
                 return 0
             except LeaseLost as error:  # this process was suspended; the other one's results are found
                 print(f"{error}; this study begins again with what is there", flush=True)
+            finally:
+                if crew is not None:
+                    crew.close()
 
     try:
         if place.world == 1:

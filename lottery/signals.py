@@ -45,9 +45,9 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
+def stop_on_signals(stop: StopFlag | None = None) -> Iterator[StopFlag]:
     """Yield a flag that the signals of `HANDLED` set; restore the former handlers at the end of the block."""
-    stop = StopFlag()
+    stop = StopFlag() if stop is None else stop
     if threading.current_thread() is not threading.main_thread():  # Python installs no handlers in other threads
         yield stop
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from lottery.signals import StopFlag
 from lottery.stages import controls
 from lottery.stages.attempts import Attempts
 from lottery.stages.bench import Bench
+from lottery.stages.crew import Crew
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.stages.store import Store, environment
@@ -54,10 +55,16 @@ class Study:
         stop: StopFlag | None = None,
         ranks: Alone | None = None,
         attempts: Attempts | None = None,
+        crew: Crew | None = None,
     ) -> None:
-        """Prepare a study. `ranks`: the processes that train together, this one as rank 0. `attempts`: of the job."""
+        """Prepare a study.
+
+        ranks:    the processes that train together, this one as rank 0
+        attempts: the attempts of the job
+        crew:     the workers that train for this process; None: it trains itself
+        """
         self.config = settings(cfg)
-        self.ranks, self.attempts = ranks, attempts or Attempts()
+        self.ranks, self.attempts, self.crew = ranks, attempts or Attempts(), crew
         self.yaml = OmegaConf.to_yaml(cfg, resolve=True)
         self.method = typed_method(cfg.method)
         self.key = study_key(cfg)
@@ -74,7 +81,7 @@ class Study:
 
         Raises ConfigError before anything is written; LotteryError or Interrupted later, with finished rounds kept.
         """
-        set_threads(self.config.trainer.threads, self.ranks.place.here if self.ranks else 1)
+        set_threads(self.config.trainer.threads, self.ranks.place.here if self.ranks else len(self.crew or [0]))
         tracker, status = None, "failed"
         try:
             lab = self.prepared()
@@ -86,13 +93,15 @@ class Study:
                 LOG.warning(note)
             tracker = make_tracker(self.config, self.key, self.folder.path)
             tracker.start(self.yaml)
-            table, drawn = self.table(lab, tracker)
+            with self.crew.at_work(self.terminal, self.stop) if self.crew else nullcontext():
+                rows = self.record_all(lab, tracker)
+            drawn = self.drawn(tracker, len(rows))
             status = "finished"
             self.terminal.status.end()
             self.report()
             with suppress(LeaseLost):  # the other process seals it
                 self.folder.seal([*drawn, self.folder.path / REPORT])
-            return table
+            return rows
         except BaseException as error:
             self.log_failure(error)
             raise
@@ -106,7 +115,8 @@ class Study:
         """Build the lab, and check all that can be checked before training. Raises ConfigError."""
         check_fit(self.config.model, tuple(self.config.data.shape), self.config.data.classes)
         root, name = Path(self.config.paths.store), f"{self.config.name}/{self.key}"
-        store = Store(root, name, self.stop, self.terminal.waiting, self.attempts, self.note_environment)
+        open_store = self.crew.store if self.crew else Store
+        store = open_store(root, name, self.stop, self.terminal.waiting, self.attempts, self.note_environment)
         lab = Lab(self.config, self.stop, self.terminal.tick, store, self.ranks)
         self.check_short_batch(lab)
         lab.check()
@@ -148,8 +158,8 @@ class Study:
                 self.folder.log_failure(error)
             self.terminal.status.end(error, self.folder.path)
 
-    def table(self, lab: Lab, tracker: StudyTracker) -> tuple[list[Row], list[Path]]:
-        """Record every round as soon as it is done, then draw the figures; return the rows, and the figures' files."""
+    def record_all(self, lab: Lab, tracker: StudyTracker) -> list[Row]:
+        """Record every round as soon as it is done; return the rows."""
         rows: list[Row] = []
         previous = None  # the round, of the same rewind point, that this ticket was pruned from
         for round in self.rounds(lab):
@@ -162,14 +172,18 @@ class Study:
             self.terminal.round(row, round.cached)
             rows.append(row)
         self.folder.settle()
+        return rows
+
+    def drawn(self, tracker: StudyTracker, rows: int) -> list[Path]:
+        """Draw the figures, and return their files."""
         from lottery.figures.study import draw_study  # matplotlib is slow to import, and needed only here
 
         drawn = draw_study(self.folder.path)
         for path in drawn:
             tracker.figure(path)
         self.folder.lease.check()  # before the study counts as done
-        LOG.info("done: %d rows, masks, curves and figures in %s", len(rows), self.folder.path)
-        return rows, drawn
+        LOG.info("done: %d rows, masks, curves and figures in %s", rows, self.folder.path)
+        return drawn
 
     def report(self) -> None:
         """Write the report. Errors are only logged, since the study counts as done already."""
@@ -186,11 +200,9 @@ class Study:
         try:
             for ticket in self.method(lab):
                 yield ticket
-                whole = ticket.mask.kept == ticket.mask.size and not ticket.ticket.removed
-                if ticket.index > 0 and not whole:
-                    for kind, copy in controls.wanted(self.config):
-                        now.at(ticket.index, kind, copy)
-                        yield controls.run_control(lab, ticket, kind, copy)
+                for kind, copy in controls.wanted(self.config, ticket):
+                    now.at(ticket.index, kind, copy)
+                    yield controls.run_control(lab, ticket, kind, copy)
                 now.at(ticket.index + 1)
         except (NonFiniteLoss, RanksDiffer) as error:
             raise type(error)(f"{now.where}: {error}") from error

@@ -201,7 +201,9 @@ TOGETHER = {
     "train.batch_size=301": "train.batch_size: got 301, expected at most the 300 training images",
     "rewind.to=3ep": "rewind.to: got '3ep', expected a step of the dense training, at most its 20 steps",
     "schedule.warmup=3ep": "schedule.warmup: got '3ep', expected at most the 20 steps",
-    "data._target_=lottery.data.sources.mnist2d": "data._target_: lottery.data.sources has no 'mnist2d' (did you mean 'mnist1d'?)",
+    "data._target_=lottery.data.sources.mnist2d": (
+        "data._target_: lottery.data.sources has no 'mnist2d' (did you mean 'mnist1d'?)"
+    ),
     "criterion._target_=lottery.pruning.criteria.magnitud": "(did you mean 'magnitude'?)",
     "+criterion.foo=1": "criterion: lottery.pruning.criteria.magnitude: ",
     "+probes.mine={_target_:no.such,_partial_:true}": "probes.mine._target_: cannot import 'no.such'",

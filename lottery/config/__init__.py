@@ -53,6 +53,9 @@ COPIES = number(0, 1000)
 POSITIVE = number(0, above=True)
 BETAS = such_that(lambda got: len(got) == 2 and all(0 <= beta < 1 for beta in got), "two numbers ≥ 0 and < 1")
 POLICY = one_of("rewind", "reset", "keep")
+WORKERS = such_that(
+    lambda got: got == "auto" or (type(got) is int and 0 < got <= 1024), "auto, or a number from 1 to 1024"
+)
 FOLDER = such_that(lambda got: got.strip() != "", "a folder")
 
 
@@ -159,6 +162,9 @@ class Trainer:
     accelerator: str = option("auto", one_of("auto", "cpu", "gpu", "cuda", "mps"))
     # CPU threads of torch; default: SLURM_CPUS_PER_TASK, else torch's own choice
     threads: int | None = option(None, number(1, 1024))
+    # processes that train side by side within the study, each with its share of the threads
+    # auto: as many as the processors have room for with `threads` each, and the controls and copies have use for
+    workers: int | str = option("auto", WORKERS)
     progress: bool = True
     devices: int = option(1, number(1, 1024))  # processes a node, one a device
     nodes: int = option(1, number(1, 65536))

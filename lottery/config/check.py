@@ -26,6 +26,10 @@ def check(cfg: DictConfig) -> None:
     check_times(config)
     if config.optim.name == "sgd" and config.optim.nesterov and not config.optim.momentum:
         raise ConfigError.of("optim.nesterov", True, "false, or optim.momentum > 0")
+    trainer = config.trainer
+    if trainer.workers not in ("auto", 1) and trainer.devices * trainer.nodes > 1:
+        expected = "1 or auto where several processes train one network (trainer.devices, trainer.nodes)"
+        raise ConfigError.of("trainer.workers", trainer.workers, expected)
     check_data(config.data)
     for key in ("model", "method", "criterion"):
         if not has_target(cfg[key]):

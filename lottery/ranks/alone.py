@@ -18,6 +18,7 @@ from lottery.ranks.place import Place
 Loss = Callable[..., Tensor]  # takes (logits, labels) and a `reduction`, as torch's losses do
 Sizes = Callable[[], tuple[int, int]]
 OWN_THREADS = torch.get_num_threads()  # torch's own choice
+most_threads = 0  # that a study of this process may have used
 
 
 class RanksDiffer(LotteryError):
@@ -116,6 +117,8 @@ def set_threads(threads: int | None, processes: int = 1) -> None:
 
     Unless `threads` is given, they are divided among `processes` on this machine, this one included.
     """
+    global most_threads
     granted = os.environ.get("SLURM_CPUS_PER_TASK")
     if threads or granted or processes > 1:
         torch.set_num_threads(threads or max(1, int(granted or OWN_THREADS) // processes))
+    most_threads = max(most_threads, torch.get_num_threads())

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from lottery.errors import Interrupted, LotteryError
+from lottery.lease import pauses
 from lottery.ranks.children import Child, start
 from lottery.ranks.place import Place
 from lottery.signals import StopFlag
@@ -120,10 +121,9 @@ class Rendezvous:
 
     def next_message(self) -> dict[str, Any]:
         """On other ranks: wait for the next message and return it. RankLost when rank 0 has gone."""
-        key, pause = f"message/{self._messages}", 0.01
+        key, pause = f"message/{self._messages}", pauses()
         while not self.has(key):
-            sleep(pause)
-            pause = min(0.5, pause * 1.2)
+            sleep(next(pause))
         self._messages += 1
         return json.loads(self.table.get(key))
 

@@ -13,16 +13,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from lottery.errors import Interrupted, LotteryError, cause
 from lottery.files import Unreadable, read_json, write_json
 from lottery.lease import Holder, start_time
 from lottery.record.names import STATUS, STUDY_LOG
+from lottery.record.progress import StudyProgress
 from lottery.values import record
-
-if TYPE_CHECKING:
-    from lottery.ticket import Ticket
 
 WRITE_SECONDS = 5.0
 LOG_TAIL = 4096  # bytes at the end of the log, searched for its last line
@@ -119,71 +116,6 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-class StudyProgress:
-    """The progress of a study, and an estimate of the time left."""
-
-    def __init__(self, trainings: int = 0) -> None:
-        self.trainings = trainings  # planned; 0 = unknown
-        self.done = 0
-        self.round = self.copy = 0
-        self.control: str | None = None
-        self.step = self.steps = 0  # of the present training: see Status
-        self.share = 0.0  # finished part of the present training, in [0, 1]
-        self.latest: tuple[int, str | None, int] = (0, None, 0)  # round, control and copy finished last
-        self.waiting: str | None = None
-        self._fresh: list[float] = []  # wall seconds of the trainings that were not cached
-        self._began = monotonic()
-        self._first: tuple[float, float] | None = None  # time and share at the present training's first tick
-
-    def at(self, round: int, control: str | None = None, copy: int = 0) -> None:
-        """Set the round, control and copy of the next training."""
-        self.round, self.control, self.copy = round, control, copy
-        self._nothing_trains()
-
-    @property
-    def where(self) -> str:
-        """The round and control as text, such as `round 2 reinit 0`."""
-        return f"round {self.round}" + (f" {self.control} {self.copy}" if self.control else "")
-
-    def tick(self, ticket: Ticket, step: int) -> None:
-        """Note that the present training has reached `step`."""
-        if self.waiting:  # do not count the time spent waiting
-            self.waiting, self._began = None, monotonic()
-        self.step, self.steps = step, ticket.step + ticket.steps
-        self.share = (step - ticket.step) / max(1, ticket.steps)
-        self._first = self._first or (monotonic(), self.share)
-
-    def finished(self, cached: bool) -> None:
-        """Note that a training is done; cached: it was found in the store."""
-        self.done += 1
-        self.latest = self.round, self.control, self.copy
-        if not cached:
-            self._fresh.append(monotonic() - self._began)
-        self.waiting, self._began = None, monotonic()
-        self._nothing_trains()
-
-    def _nothing_trains(self) -> None:
-        self.step, self.steps, self.share, self._first = 0, 0, 0.0, None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Estimated seconds for the rest of the present training and the planned ones after it; None if unknown.
-
-        Based on the mean duration of the trainings so far. During the first training, based on its speed since its
-        first tick, which need not be its first step: an interrupted training continues in the middle.
-        """
-        mean = sum(self._fresh) / len(self._fresh) if self._fresh else self._pace()
-        if not self.trainings or mean is None:
-            return None
-        return mean * (max(1 - self.share, 0) + max(self.trainings - self.done - 1, 0))
-
-    def _pace(self) -> float | None:
-        """Estimate the seconds of a whole training from the share done since the first tick; None if unknown."""
-        if self._first is None or self.share <= self._first[1]:
-            return None
-        return (monotonic() - self._first[0]) / (self.share - self._first[1])
-
-
 class StatusFile:
     """Writer of the status file: at the start, at every change, and every few seconds while something trains."""
 
@@ -229,12 +161,13 @@ class StatusFile:
             _write(self._folder, self._status(state, cause, signal))
 
     def _status(self, state: str = "running", cause: str | None = None, signal: str | None = None) -> Status:
-        now, process = self.progress, self._process
+        now, process, shown = self.progress, self._process, self.progress.shown
         left = now.seconds_left if state == "running" else None
         return Status(
             state=state, cause=cause, signal=signal, waiting=now.waiting,
-            round=now.round, control=now.control, copy=now.copy, step=now.step, steps=now.steps,
-            trainings_done=now.done, trainings=now.trainings, seconds_left=None if left is None else round(left, 1),
+            round=shown.round, control=shown.control, copy=shown.copy, step=shown.step, steps=shown.steps,
+            trainings_done=now.finished_trainings, trainings=now.trainings,
+            seconds_left=None if left is None else round(left, 1),
             pid=process.pid, host=process.host, kernel=process.kernel, started=process.started,
             job=job_id(), restarts=process.restarts, updated=time.time(),
         )  # fmt: skip

@@ -8,15 +8,25 @@ from lottery.config import Config
 from lottery.seeding import derive
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
+from lottery.ticket import Ticket
 
 
-def wanted(config: Config) -> list[tuple[str, int]]:
-    """Return the controls that the configuration asks for beside every ticket: (kind, copy)."""
+def wanted(config: Config, round: Round | None = None) -> list[tuple[str, int]]:
+    """Return the controls that the configuration asks for beside every ticket: (kind, copy). A dense round has none."""
+    if round is not None and (round.index == 0 or round.dense):
+        return []
     return [(kind, copy) for kind, count in vars(config.controls).items() for copy in range(count)]
 
 
 def run_control(lab: Lab, of: Round, kind: str, copy: int) -> Round:
-    """Train a control of a round; recipe, schedule and data order stay those of the ticket.
+    """Train a control of a round."""
+    ticket = control_of(lab, of, kind, copy)
+    units = lab.layers.kept(ticket) if of.units is not None else None
+    return Round(of.index, ticket, lab.train(ticket), kind, copy, of.rewound, units=units)
+
+
+def control_of(lab: Lab, of: Round, kind: str, copy: int) -> Ticket:
+    """Return the ticket of a round's control; recipe, schedule and data order stay those of the round's ticket.
 
     reinit:  newly drawn initial weights
     shuffle: the mask's bits shuffled within each layer
@@ -27,13 +37,9 @@ def run_control(lab: Lab, of: Round, kind: str, copy: int) -> Round:
     seeds, ticket = lab.config.seeds, of.ticket
     if kind == "reinit":
         state = lab.initial_state(derive(seeds.init, "reinit", of.index, copy))
-        ticket = replace(ticket, state=state, optimizer=None)
-    elif of.units is not None:
-        ticket = lab.layers.control(ticket, kind, copy, of.index)
-    elif kind == "invert":
-        ticket = replace(ticket, mask=lab.inverted(ticket.mask))
-    else:
-        mask = lab.shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy), ticket.silent)
-        ticket = replace(ticket, mask=mask)
-    units = lab.layers.kept(ticket) if of.units is not None else None
-    return Round(of.index, ticket, lab.train(ticket), kind, copy, of.rewound, units=units)
+        return replace(ticket, state=state, optimizer=None)
+    if of.units is not None:
+        return lab.layers.control(ticket, kind, copy, of.index)
+    if kind == "invert":
+        return replace(ticket, mask=lab.inverted(ticket.mask))
+    return replace(ticket, mask=lab.shuffled(ticket.mask, derive(seeds.mask, kind, of.index, copy), ticket.silent))

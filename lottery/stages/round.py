@@ -40,6 +40,11 @@ class Round:
         return self.ticket.mask
 
     @property
+    def dense(self) -> bool:
+        """Whether nothing is pruned or removed."""
+        return self.mask.kept == self.mask.size and not self.ticket.removed
+
+    @property
     def stages(self) -> dict[str, str]:
         """The stages that the round came from: name -> key."""
         found = {

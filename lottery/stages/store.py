@@ -165,18 +165,18 @@ class Store:
         write. If this process dies, the next one continues from the last checkpoint.
         """
         stage = self.stage(kind, inputs)
-        cached = self._finished(stage, compute, facts)
+        cached = self.finished(stage, compute, facts)
         if cached and self.on_reuse is not None:
             self.on_reuse(recorded_environment(stage.folder))
         return read(stage, cached)
 
-    def _finished(self, stage: Stage, compute: Callable[[Stage], object], facts: dict[str, str]) -> bool:
+    def finished(self, stage: Stage, compute: Callable[[Stage], object], facts: dict[str, str]) -> bool:
         """Finish a stage, or wait until another process has; return whether another one did."""
         lease, what = Lease(stage.folder, self.study), f"the same {stage.kind} stage ({stage.key[:12]})"
         while not stage.done:
             if self.stop:
                 raise Interrupted(self.stop.signum or 0, "between two trainings")
-            if lease.obtain(self.stop, self.waits, what, needless=lambda: stage.done):
+            if lease.obtain(self.stop, self.waits, what, lambda: stage.done, self.meanwhile):
                 with lease:
                     self.attempts.works()
                     if stage.done:  # finished since the last look
@@ -191,6 +191,10 @@ class Store:
                     except LeaseLost as error:
                         LOG.warning("%s", error)
         return True
+
+    def meanwhile(self) -> bool:
+        """Do other work while another process computes the stage that is needed; return whether there was any."""
+        return False
 
     def waits(self, line: str) -> None:
         """Report that this process waits for another one."""

@@ -59,6 +59,10 @@ class Trainings(Setup):
 
         return self.cached("train", self._train_inputs(ticket, until), compute, partial(Trained.read, ticket))
 
+    def train_stage(self, ticket: Ticket) -> Stage:
+        """Return the stage of a ticket's training, finished or not."""
+        return self.store.stage("train", self._train_inputs(ticket, None))
+
     def _train_inputs(self, ticket: Ticket, until: int | None) -> dict[str, Any]:
         """Return the inputs of a train stage: all that its numbers depend on (design, 4.7)."""
         inputs = {

@@ -14,7 +14,8 @@ from rich import progress as bars
 from rich.console import Console
 
 from lottery.record.names import STUDY_LOG
-from lottery.record.status import StatusFile, StudyProgress, duration
+from lottery.record.progress import AtWork, StudyProgress
+from lottery.record.status import StatusFile, duration
 
 if TYPE_CHECKING:
     from lottery.record.rows import Row
@@ -39,6 +40,12 @@ COLUMNS: list[tuple[str, int, Any]] = [
 
 def _accuracy(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _steps(step: int, steps: int, loss: float, accuracy: float | None) -> str:
+    """Describe a training under way, such as `step 300/1,200  loss 0.1234  val acc 91.20`."""
+    text = f"step {step:,}/{steps:,}  loss {loss:.4f}"
+    return text if accuracy is None else f"{text}  val acc {100 * accuracy:.2f}"
 
 
 def header() -> str:
@@ -73,7 +80,8 @@ class Terminal:
         self._handlers: list[logging.Handler] = []
         self._before = LOG.level, LOG.propagate  # of the logger, restored by `close`
         self._bar: bars.Progress | None = None
-        self._task: bars.TaskID | None = None
+        self._lines: dict[int, bars.TaskID] = {}  # 0: the line of the study; others: those of the workers
+        self._texts: dict[int, str] = {}  # what each worker does, as text
         self._plain_at = monotonic()
         self._waited_for = ""
         self.progress = StudyProgress()
@@ -97,8 +105,8 @@ class Terminal:
                 bars.TextColumn("{task.description}"), bars.BarColumn(30), bars.TextColumn("{task.fields[text]}"),
                 console=self.console, transient=True,
             )  # fmt: skip
-            self._task = self._bar.add_task("starting", total=1.0, text="")
             self._bar.start()
+            self._show("starting", "", 0.0)
         self.status.open(folder)
 
     def tick(self, ticket: Ticket, step: int, loss: float, accuracy: float | None) -> None:
@@ -107,17 +115,45 @@ class Terminal:
         now.tick(ticket, step)
         self._waited_for = ""
         self.status.tick()
-        text = f"step {now.step:,}/{now.steps:,}  loss {loss:.4f}"
-        if accuracy is not None:
-            text += f"  val acc {100 * accuracy:.2f}"
-        if now.seconds_left is not None:
-            text += f"  {duration(now.seconds_left)} left"
+        text = _steps(now.step, now.steps, loss, accuracy) + self._left()
         where = f"{now.where} (training {now.done + 1}" + (f" of {now.trainings})" if now.trainings else ")")
-        if self._show(where, text, now.share) or self.console.is_terminal:
-            return
-        if monotonic() - self._plain_at > self.PLAIN_SECONDS:
+        if not self._show(where, text, now.share):
+            self._plain(f"{where}: {text}")
+
+    def working(self, worker: int, at: dict[str, Any]) -> None:
+        """Show what a worker trains: a line for each worker, below the line of the study."""
+        share = (at["step"] - at["first"]) / max(1, at["steps"] - at["first"])
+        now = AtWork(at["round"], at["control"], at["copy"], at["step"], at["steps"], share)
+        self.progress.works(worker, now)
+        self.status.tick()
+        text = _steps(now.step, now.steps, at["loss"], at["accuracy"])
+        self._texts[worker] = f"{now.where}: {text}"
+        self._show(now.where, text, share, worker)
+        study = self._study_text()
+        if not self._show(*study):
+            self._plain("; ".join([f"{study[0]} {study[1]}", *(self._texts[each] for each in sorted(self._texts))]))
+
+    def worked(self, worker: int, training: bool) -> None:
+        """Note that a worker has finished a stage. training: whether it was a training."""
+        self.progress.worked(worker, training)
+        self._texts.pop(worker, None)
+        self._show("", "", 0.0, worker)
+
+    def _study_text(self) -> tuple[str, str, float]:
+        """Return the line of a study with workers: its name, the trainings done and the time left, the share done."""
+        done, planned = self.progress.finished_trainings, self.progress.trainings
+        text = f"{done} of {planned} trainings" if planned else f"{done} trainings"
+        return "all", text + self._left(), min(1.0, done / planned) if planned else 0.0
+
+    def _left(self) -> str:
+        left = self.progress.seconds_left
+        return "" if left is None else f"  {duration(left)} left"
+
+    def _plain(self, text: str) -> None:
+        """Without a terminal: log a line of progress now and then."""
+        if not self.console.is_terminal and monotonic() - self._plain_at > self.PLAIN_SECONDS:
             self._plain_at = monotonic()
-            LOG.info("%s: %s", where, text)
+            LOG.info("%s", text)
 
     def waiting(self, text: str) -> None:
         """Show that another process computes the next stage. text: names it, such as "waiting for study ... on node3".
@@ -132,11 +168,13 @@ class Terminal:
         LOG.info("%s: %s", self.progress.where, text)
         self.status.write()
 
-    def _show(self, where: str, text: str, share: float) -> bool:
-        """Update the live line. Returns whether there is one."""
-        if self._bar is None or self._task is None:
+    def _show(self, where: str, text: str, share: float, line: int = 0) -> bool:
+        """Update a live line. Returns whether there is a live display."""
+        if self._bar is None:
             return False
-        self._bar.update(self._task, description=where, completed=share, text=text)
+        if line not in self._lines:
+            self._lines[line] = self._bar.add_task("", total=1.0, text="")
+        self._bar.update(self._lines[line], description=where, completed=share, text=text)
         return True
 
     def round(self, row: Row, cached: bool) -> None:

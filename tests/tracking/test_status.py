@@ -24,7 +24,8 @@ from lottery.errors import Interrupted, LotteryError
 from lottery.lease import kernel
 from lottery.record import status as module
 from lottery.record.names import STATUS
-from lottery.record.status import Status, StatusFile, StudyProgress
+from lottery.record.progress import StudyProgress
+from lottery.record.status import Status, StatusFile
 from lottery.state import StateRef
 from lottery.ticket import Mask, Ticket
 from lottery.tracking.terminal import Terminal
