@@ -27,6 +27,7 @@ import torch
 from lottery.config import Trainer
 from lottery.errors import Interrupted, cause
 from lottery.lease import NAME as LEASE
+from lottery.parts import typed_method
 from lottery.ranks import alone
 from lottery.ranks.place import Place
 from lottery.signals import StopFlag, stop_on_signals
@@ -58,7 +59,7 @@ def hired(cfg: DictConfig, place: Place, attempts: Attempts) -> Crew | None:
 
 
 def number_of(cfg: DictConfig, place: Place) -> int:
-    """Return how many workers a study gets. auto: what the processors and its controls and copies have use for."""
+    """Return how many workers a study gets. auto: as `Trainer.workers` says."""
     trainer: Trainer = cfg.trainer
     if trainer.workers != "auto":
         return int(trainer.workers)
@@ -68,7 +69,8 @@ def number_of(cfg: DictConfig, place: Place) -> int:
     processors = int(os.environ.get("SLURM_CPUS_PER_TASK") or alone.OWN_THREADS)
     copies = [probe.get("copies", 1) if probe else 1 for probe in (cfg.probes or {}).values()]
     side_by_side = sum(cfg.controls.values()) + max([1, *copies])
-    return max(1, min(processors // trainer.threads, side_by_side))
+    parts = getattr(typed_method(cfg.method), "parts", 1)
+    return max(1, min(processors // trainer.threads, side_by_side * parts))
 
 
 def fresh() -> bool:
@@ -105,7 +107,7 @@ class Forward(logging.Handler):
         self.send({"log": [record.levelno, record.getMessage()]})
 
 
-def work(connection: Connection, cfg: DictConfig, attempts: Attempts, count: int, parent: int) -> None:
+def work(connection: Connection, number: int, cfg: DictConfig, attempts: Attempts, count: int, parent: int) -> None:
     """Work on a study once the main process says so, to its end or until a signal. Errors are left to that process."""
     lock = Lock()
 
@@ -119,6 +121,7 @@ def work(connection: Connection, cfg: DictConfig, attempts: Attempts, count: int
         try:
             alone.set_threads(cfg.trainer.threads, count)
             worker = Worker(cfg, attempts, stop, send)
+            worker.lab.first_part = (number - 1) / count
             while not stop and not connection.poll(GO_SECONDS):
                 continue
             if not stop:
@@ -165,7 +168,7 @@ class Worker:
         self.now(0)
         for round in self.method(self.lab):
             self.left += self.beside(round)
-            self.now(round.index + 1)
+            self.now(round.index + 1 if getattr(self.method, "parts", 1) == 1 else None)
         for training in self.left:
             self.train(training)
 
@@ -203,7 +206,7 @@ class Worker:
         self.now(training.where.index, training.where.control, training.where.copy, training.number)
         self.lab.train(training.ticket)
 
-    def now(self, round: int, control: str | None = None, copy: int = 0, number: int = 0) -> None:
+    def now(self, round: int | None, control: str | None = None, copy: int = 0, number: int = 0) -> None:
         """Note what this worker computes from now on."""
         if number:
             control, copy = f"{control} {copy} copy" if control else "copy", number

@@ -163,7 +163,8 @@ class Trainer:
     # CPU threads of torch; default: SLURM_CPUS_PER_TASK, else torch's own choice
     threads: int | None = option(None, number(1, 1024))
     # processes that train side by side within the study, each with its share of the threads
-    # auto: as many as the processors have room for with `threads` each, and the controls and copies have use for
+    # auto: as many as there are processors for, with `threads` each, and trainings that do not wait for each other;
+    # 1 where `threads` is not set, or on a GPU
     workers: int | str = option("auto", WORKERS)
     progress: bool = True
     devices: int = option(1, number(1, 1024))  # processes a node, one a device

@@ -40,6 +40,11 @@ class Instability(Checked):
         super().__post_init__()
         self._imp()
 
+    @property
+    def parts(self) -> int:
+        """How many parts of the study do not depend on each other."""
+        return len(self.points)
+
     def _imp(self) -> IMP:
         """Build the IMP that prunes. ConfigError for options that IMP does not take."""
         return IMP(max(self.measured), self.rate, self.rates, self.scope, self.count)
@@ -58,10 +63,11 @@ class Instability(Checked):
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
         """Yield the dense network, then for each point, earliest first, a round for each number in `measured`."""
-        points, imp, index = self.steps(lab), self._imp(), 0
+        points, imp, each = self.steps(lab), self._imp(), len(set(self.measured))
         dense = lab.train(lab.initial, keep={*points, *lab.rewind.keep_pruned()})
         yield Round(0, lab.initial, dense)
-        for point in points:
+        for number, point in lab.parts(list(enumerate(points))):
+            index = number * each  # of the last round before this point's
             rewind, mask, trained, way = lab.rewind.to(point), lab.initial.mask, dense, list[str]()
             if 0 in self.measured:
                 index, ticket = index + 1, rewind.ticket(dense, dense, mask)

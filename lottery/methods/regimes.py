@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, ClassVar
 
 from lottery.methods.shows import Shows
@@ -33,6 +34,11 @@ class Regimes(Checked):
 
     shows: ClassVar = Shows(title="three regimes", ladder=False, figure="regimes")
 
+    @property
+    def parts(self) -> int:
+        """How many parts of the study do not depend on each other."""
+        return len(self.stops) * len(self.densities)
+
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for a stop past the end of the training."""
         self.steps(lab)
@@ -48,14 +54,12 @@ class Regimes(Checked):
         """
         from lottery.ticket import Ticket  # needs torch, which importing a method must not
 
-        steps, index = self.steps(lab), 0
+        steps = self.steps(lab)
         dense = lab.train(lab.initial, keep=steps)
         yield Round(0, lab.initial, dense)
-        for stop in steps:
+        grid = list(product(steps, sorted(set(self.densities), reverse=True)))
+        for index, (stop, density) in lab.parts(list(enumerate(grid, 1))):
             state, full = dense.at(stop), lab.initial.mask
-            scores = lab.scores(state, full)
-            for density in sorted(set(self.densities), reverse=True):
-                mask = lab.prune_to(full, scores, density)
-                ticket = Ticket(mask, state, step=0, order_step=0, steps=lab.initial.steps)
-                index += 1
-                yield Round(index, ticket, lab.train(ticket), rewound=stop)
+            mask = lab.prune_to(full, lab.scores(state, full), density)
+            ticket = Ticket(mask, state, step=0, order_step=0, steps=lab.initial.steps)
+            yield Round(index, ticket, lab.train(ticket), rewound=stop)

@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AtWork:
-    """A training that runs now. step, steps: see `lottery.record.status.Status`. share: the finished part, in [0, 1]"""
+    """A training that runs now.
 
-    round: int
+    round:       None: not known before the round is there, as for a method of several parts
+    step, steps: see `lottery.record.status.Status`
+    share:       the finished part, in [0, 1]
+    """
+
+    round: int | None
     control: str | None
     copy: int
     step: int = 0
@@ -24,6 +29,8 @@ class AtWork:
     @property
     def where(self) -> str:
         """The round and control as text, such as `round 2 reinit 0`."""
+        if self.round is None:
+            return "on the way"
         return f"round {self.round}" + (f" {self.control} {self.copy}" if self.control else "")
 
 

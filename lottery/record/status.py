@@ -165,7 +165,8 @@ class StatusFile:
         left = now.seconds_left if state == "running" else None
         return Status(
             state=state, cause=cause, signal=signal, waiting=now.waiting,
-            round=shown.round, control=shown.control, copy=shown.copy, step=shown.step, steps=shown.steps,
+            round=now.round if shown.round is None else shown.round, control=shown.control, copy=shown.copy,
+            step=shown.step, steps=shown.steps,
             trainings_done=now.finished_trainings, trainings=now.trainings,
             seconds_left=None if left is None else round(left, 1),
             pid=process.pid, host=process.host, kernel=process.kernel, started=process.started,

@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from time import sleep
 from typing import Any, Protocol
@@ -42,7 +42,7 @@ class Crew:
     """Worker processes of one study."""
 
     def __init__(self, count: int, work: Callable[..., None], *args: Any, fork: bool) -> None:
-        """Start `count` processes that wait, and then call `work(connection, *args)`.
+        """Start `count` processes that wait, and then call `work(connection, number, *args)`.
 
         fork: start them as copies of this process, which is fast, but safe only while it has no other threads
         """
@@ -51,7 +51,7 @@ class Crew:
         self._processes = []
         for number in range(1, count + 1):
             here, there = context.Pipe()
-            process = context.Process(target=work, args=(there, *args), name=f"worker {number}")
+            process = context.Process(target=work, args=(there, number, *args), name=f"worker {number}")
             process.start()
             there.close()
             self._ends.append(here)
@@ -78,7 +78,8 @@ class Crew:
         """Let the workers begin; end them at the end of the block."""
         self.listener, self.stop = listener, stop
         for end in self._ends:
-            end.send_bytes(b"begin")
+            with suppress(OSError):  # a worker may have been killed already
+                end.send_bytes(b"begin")
         self._reader.start()
         try:
             yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,7 @@ class Setup:
             "data": self._data_inputs(),
         }  # in the key of every stage
         self.warned = set[str]()  # which warnings were given
+        self.first_part = 0.0  # where `parts` begins, in [0, 1)
 
     def data_on(self, device: torch.device) -> Dataset:
         """Return the data set on a device, moved there once a study."""
@@ -157,6 +158,14 @@ class Setup:
         if steps < 1:
             raise ConfigError.of(key, text, "a time longer than zero, or null")
         return steps
+
+    def parts(self, parts: Sequence[T]) -> list[T]:
+        """Return the parts of a study that do not depend on each other, in order.
+
+        A worker (`lottery.workers`) gets them in turned order, so that workers begin with different parts.
+        """
+        first = int(self.first_part * len(parts))
+        return [*parts[first:], *parts[:first]]
 
     def check_stop(self, when: str) -> None:
         """Raise Interrupted, with `when` in its message, if a stop signal has come."""

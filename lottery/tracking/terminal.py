@@ -138,6 +138,7 @@ class Terminal:
         self.progress.worked(worker, training)
         self._texts.pop(worker, None)
         self._show("", "", 0.0, worker)
+        self._show(*self._study_text())
 
     def _study_text(self) -> tuple[str, str, float]:
         """Return the line of a study with workers: its name, the trainings done and the time left, the share done."""

@@ -22,6 +22,7 @@ STUDY = (
     "method.rounds=2", "train.steps=300it", "train.batch_size=50", "train.eval_every=50it", "rewind.to=70it",
     "train.checkpoint_steps=35", "controls.reinit=0", "tracker=none",
     "trainer=cpu", "trainer.progress=false", "trainer.threads=1",
+    "trainer.workers=1",
 )  # fmt: skip
 TRAININGS = 1 + 2 * 2
 PATIENCE = 300  # seconds, for a machine with many other things to do

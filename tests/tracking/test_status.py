@@ -22,9 +22,10 @@ from rich.console import Console
 from lottery.__main__ import main
 from lottery.errors import Interrupted, LotteryError
 from lottery.lease import kernel
+from lottery.record import progress as progress_module
 from lottery.record import status as module
 from lottery.record.names import STATUS
-from lottery.record.progress import StudyProgress
+from lottery.record.progress import AtWork, StudyProgress
 from lottery.record.status import Status, StatusFile
 from lottery.state import StateRef
 from lottery.ticket import Mask, Ticket
@@ -45,7 +46,8 @@ def ticket() -> Ticket:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which the test sets."""
     now = [1000.0]
-    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    for each in (module, progress_module):
+        monkeypatch.setattr(each, "monotonic", lambda: now[0])
     return now
 
 
@@ -89,6 +91,24 @@ def test_found_trainings_and_waiting_are_no_training_time(clock: list[float], ti
     clock[0] += 10
     progress.finished(cached=False)
     assert progress.seconds_left == pytest.approx(10)
+
+
+def test_time_left_with_workers_counts_what_they_did_together(clock: list[float]) -> None:
+    """Two workers have done one training and two halves in 20 s, of eight: six are left, at 10 s each."""
+    progress = StudyProgress(trainings=8)
+    progress.works(1, AtWork(0, None, 0, 10, 100, 0.1))
+    assert progress.seconds_left == 0  # 0 s for a tenth so far
+    clock[0] += 20
+    progress.worked(1, training=True)
+    for worker, control in ((1, "reinit"), (2, None)):
+        progress.works(worker, AtWork(1, control, 0, 50, 100, 0.5))
+    assert progress.seconds_left == pytest.approx(6 * 20 / 2)
+    assert progress.finished_trainings == 1
+    assert progress.shown == AtWork(1, None, 0, 50, 100, 0.5)
+    progress.finished(cached=False)  # its row is on record
+    assert progress.finished_trainings == 1
+    progress.finished(cached=True)  # found, not trained by a worker
+    assert progress.finished_trainings == 2
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +59,45 @@ def test_the_live_line_says_where_the_training_is(tmp_path: Path, ticket: Ticket
     assert "step 550/1,000  loss 0.2500  val acc 87.50" in task.fields["text"]
     assert "left" in task.fields["text"]
     terminal.close()
+
+
+def at(round: int | None, control: str | None = None, step: int = 300) -> dict[str, Any]:
+    return {
+        "round": round, "control": control, "copy": 0, "first": 100, "step": step, "steps": 1000, "loss": 0.5,
+        "accuracy": None,
+    }  # fmt: skip
+
+
+def test_each_worker_has_a_line_below_the_one_of_the_study(tmp_path: Path) -> None:
+    terminal = Terminal()
+    terminal.console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    terminal.live = True
+    terminal.open(tmp_path, "a study", trainings=7)
+    terminal.working(2, at(1, "reinit"))
+    terminal.working(1, at(None, step=550))
+    terminal.worked(2, training=True)
+    assert terminal._bar is not None
+    study, second, first = terminal._bar.tasks
+    assert (study.description, second.description, first.description) == ("all", "", "on the way")
+    assert study.fields["text"].startswith("1 of 7 trainings  ")
+    assert "left" in study.fields["text"]
+    assert first.completed == pytest.approx(0.5)
+    assert first.fields["text"] == "step 550/1,000  loss 0.5000"
+    terminal.close()
+
+
+def test_without_a_terminal_one_line_says_what_all_workers_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Terminal, "PLAIN_SECONDS", 0.0)
+    terminal = Terminal()
+    terminal.console = Console(file=io.StringIO(), width=140)
+    terminal.open(tmp_path, "a study", trainings=0)
+    terminal.working(1, at(2))
+    terminal.working(2, at(2, "random"))
+    terminal.close()
+    last = terminal.console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+    assert (
+        last == "all 0 trainings; round 2: step 300/1,000  loss 0.5000; round 2 random 0: step 300/1,000  loss 0.5000"
+    )
 
 
 def test_the_log_holds_what_was_shown(tmp_path: Path) -> None:
