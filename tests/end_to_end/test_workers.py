@@ -203,7 +203,7 @@ def test_auto_is_what_processors_and_trainings_allow(overrides: tuple[str, ...],
 
 @pytest.mark.usefixtures("eight")
 def test_auto_counts_the_parts_of_a_method() -> None:
-    points = ("+exp=instability_lenet", "method.points=[0it,10it,20it]")
+    points = ("+exp=instability_lenet", "controls=none", "method.points=[0it,10it,20it]")
     assert number_of(composed([*points, "probes=none"]), Place()) == 3
     assert number_of(composed(list(points)), Place()) == 2 * 3  # two copies
 
