@@ -111,11 +111,10 @@ class Crew:
             self._processes.remove(process)
             if process.exitcode == -signal.SIGKILL:
                 LOG.warning(
-                    "%s was killed (out of memory?); the others continue its training from the last checkpoint",
-                    process.name,
+                    "%s was killed (out of memory?); its training continues from the last checkpoint", process.name
                 )
             elif process.exitcode:
-                LOG.warning("%s ended with status %s; the others continue", process.name, process.exitcode)
+                LOG.warning("%s ended with status %s; the study continues without it", process.name, process.exitcode)
         return bool(self._processes)
 
     def wait(self, stage: Stage) -> None:
