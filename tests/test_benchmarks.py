@@ -22,3 +22,11 @@ def test_a_benchmark_without_data_is_one_line(name: str, tmp_path: Path) -> None
     *_, line = done.stderr.splitlines()
     assert line.startswith(f"lottery: {tmp_path / 'data' / 'mnist.safetensors'}: not there")
     assert "Traceback" not in done.stderr
+
+
+def test_the_peer_is_named_by_its_checkout(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), "--openlth", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 1
+    expected = f"lottery: --openlth: {tmp_path} has no open_lth.py, expected a clone of facebookresearch/open_lth"
+    assert done.stderr.strip() == expected
