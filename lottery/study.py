@@ -32,7 +32,7 @@ from lottery.stages.round import Round
 from lottery.stages.store import Store, environment
 from lottery.stages.trained import Trained
 from lottery.ticket import weights_digest
-from lottery.tracking.terminal import Terminal
+from lottery.tracking.terminal import Terminal, done
 from lottery.tracking.trackers import StudyTracker, make_tracker
 from lottery.training.progress import NonFiniteLoss
 from lottery.trust import remember
@@ -54,10 +54,11 @@ class Study:
         stop: StopFlag | None = None,
         ranks: Alone | None = None,
         attempts: Attempts | None = None,
+        inputs: str = "",
     ) -> None:
         """Prepare a study. `ranks`: the processes that train together, this one as rank 0. `attempts`: of the job."""
         self.config = settings(cfg)
-        self.ranks, self.attempts = ranks, attempts or Attempts()
+        self.ranks, self.attempts, self.inputs = ranks, attempts or Attempts(), inputs
         self.yaml = OmegaConf.to_yaml(cfg, resolve=True)
         self.method = typed_method(cfg.method)
         self.key = study_key(cfg)
@@ -91,7 +92,7 @@ class Study:
             self.terminal.status.end()
             self.report()
             with suppress(LeaseLost):  # the other process seals it
-                self.folder.seal([*drawn, self.folder.path / REPORT])
+                self.folder.seal([*drawn, self.folder.path / REPORT], self.inputs, self.terminal.warnings, self._warned)
             return table
         except BaseException as error:
             self.log_failure(error)
@@ -129,8 +130,9 @@ class Study:
             check_fit(config.model, tuple(config.data.shape), config.data.classes, batch=1)
         except ConfigError as error:
             expected = "a size that leaves no batch of one image, or train.drop_last=true"
-            text = f"train.batch_size: got {batch} for {size} images, expected {expected}; {error}"
-            raise ConfigError(text) from error
+            raise ConfigError(
+                f"train.batch_size: got {batch} for {size} images, expected {expected}; {error}"
+            ) from error
 
     def wait_for_folder(self, line: str) -> None:
         """Print a line that says which process runs this study, and stop counting this run."""
@@ -168,7 +170,7 @@ class Study:
         for path in drawn:
             tracker.figure(path)
         self.folder.lease.check()  # before the study counts as done
-        LOG.info("done: %d rows, masks, curves and figures in %s", len(rows), self.folder.path)
+        LOG.info(done(len(rows), self.folder.path))
         return rows, drawn
 
     def report(self) -> None:

@@ -193,13 +193,13 @@ class Files:
             del self.files[name]
             self.write()
 
-    def write(self, complete: bool = False) -> None:
+    def write(self, complete: bool = False, inputs: str = "", notes: Sequence[str] = ()) -> None:
         """Write the manifest if it has changed. complete: the study is finished, and every file is listed."""
         if complete:
             self.files = {name: self.files[name] for name in sorted(self._own)}
         else:
             complete = self._written.complete and self.files == self._written.files
-        now = Manifest(dict(self.files), self.path.name, complete)
+        now = Manifest(dict(self.files), self.path.name, complete, inputs, tuple(notes))
         if now != self._written:
             now.write(self.path)
             self._written = now

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -178,12 +178,18 @@ class RunFolder(Files):
             self.keep_blocks(SEARCH, self._searches, known=True)
         self.write()
 
-    def seal(self, drawn: Sequence[Path]) -> None:
-        """Add the drawn files (figures, report) to the manifest and mark it complete: no file changes any more."""
+    def seal(
+        self, drawn: Sequence[Path], inputs: str = "", warnings: Sequence[str] = (), repeated: Container[str] = ()
+    ) -> None:
+        """Add the drawn files (figures, report) to the manifest and mark it complete: no file changes any more.
+
+        inputs: see `Manifest`. They are left out if there were warnings that not every run gives (`repeated`): the next
+        run may mend what this one warned of.
+        """
         self.lease.check()
         for path in filter(Path.is_file, drawn):
             self.list(str(path.relative_to(self.path)), path.read_bytes())
-        self.write(complete=True)
+        self.write(True, inputs if all(each in repeated for each in warnings) else "", warnings)
 
     # -- the files of a row -----------------------------------------------------------------------------------------
 
