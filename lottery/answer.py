@@ -81,7 +81,8 @@ def checked(cfg: DictConfig, folder: Path, inputs: str) -> Manifest:
         if CONFIG in spoilt:
             write_atomic(folder / CONFIG, yaml.encode())
         draw(folder, spoilt)
-        manifest = replace(manifest, files={name: content(folder / name) for name in manifest.files})
+        again = {name: Content.of(read_bytes(folder / name)) for name in spoilt}
+        manifest = replace(manifest, files={**manifest.files, **again})
         manifest.write(folder)
     return manifest
 

@@ -1,4 +1,4 @@
-"""A digest of everything besides its configuration that a study's record depends on. Torch-free, and takes milliseconds.
+"""A digest of all that a study's record depends on besides its configuration. Torch-free; takes milliseconds.
 
 The study keeps it in its manifest. Where it is still equal, the record is what the study would write again.
 """
@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,7 @@ from lottery.own_code import unrun_parts
 from lottery.values import leaves
 
 SOURCES = "lottery.data.sources"
-EMBEDDED = (
-    "mnist1d",
-    "digits",
-)  # functions of SOURCES that read no file; the others read <paths.data>/NAME.safetensors
+EMBEDDED = ("mnist1d", "digits")  # these of SOURCES read no file; the others read <paths.data>/NAME.safetensors
 FRESH_NS = 2 * 10**9  # a file this young may change again without a new time of modification
 
 
@@ -34,17 +31,22 @@ class Unknown(Exception):
 
 
 def inputs_of(cfg: DictConfig) -> str:
-    """Return the digest, or "" where it cannot be told quickly and surely: for image folders and a data source of one's
+    """Return the digest, or "" where it cannot be told quickly and surely: for image folders and data sources of one's
     own, which may read anything; for pretrained weights from a library; for a file that was changed just now.
     """
     values = plain(cfg)
     parts = [values[name] for name in ("model", "method", "criterion", "probes")]
     try:
         code = unrun_parts([*parts, {"_target_": cfg.data["_target_"]}])
-        files = [_stamp(path) for path in (*_data(cfg), *_named(values))]
+        files = [_stamp(path) for path in (*_data(values, Path(cfg.paths.data)), *_named(values))]
         return "" if code is None or values["model"].get("pretrained") else digest([_program(), code, files])
     except (Unknown, OSError, ImportError, ValueError):
         return ""
+
+
+def still(cfg: DictConfig, before: str) -> str:
+    """Return the digest if it is what it was `before` a study began, else "": something was edited meanwhile."""
+    return before if inputs_of(cfg) == before else ""
 
 
 @cache
@@ -60,12 +62,17 @@ def _program() -> list[Any]:
     return [hasher.hexdigest(), sorted(packages), platform.python_version(), platform.machine()]
 
 
-def _data(cfg: DictConfig) -> list[Path]:
-    """Return the files that the data set is read from."""
-    room, _, name = cfg.data["_target_"].rpartition(".")
-    if room != SOURCES:
-        raise Unknown(cfg.data["_target_"])
-    return [] if name in EMBEDDED else [Path(cfg.paths.data) / f"{name}.safetensors"]
+def _data(node: Any, folder: Path) -> Iterator[Path]:
+    """Yield the files in `folder`, which is paths.data, of the data sets that a configuration names."""
+    if isinstance(node, Mapping):
+        if {"_target_", "classes", "shape"} <= node.keys():  # the study's data set, or one that a probe measures on
+            room, _, name = str(node["_target_"]).rpartition(".")
+            if room != SOURCES:
+                raise Unknown(node["_target_"])
+            if name not in EMBEDDED:
+                yield folder / f"{name}.safetensors"
+        for value in node.values():
+            yield from _data(value, folder)
 
 
 def _named(values: dict[str, Any]) -> Iterator[Path]:

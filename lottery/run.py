@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str =
         return error.exit_status
     if place.rank == 0:
         check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, which is half of the imports
+    from lottery.inputs import still
     from lottery.lease import LeaseLost
     from lottery.study import Study
 
@@ -72,7 +74,7 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str =
     def study(ranks: Alone | None) -> int:
         while True:
             try:
-                Study(cfg, stop, ranks, attempts, inputs).run()
+                Study(cfg, stop, ranks, attempts, partial(still, cfg, inputs)).run()
                 return 0
             except LeaseLost as error:  # this process was suspended; the other one's results are found
                 print(f"{error}; this study begins again with what is there", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -49,14 +49,13 @@ class Study:
     """One method, one configuration, one seed: one run folder."""
 
     def __init__(
-        self,
-        cfg: DictConfig,
-        stop: StopFlag | None = None,
-        ranks: Alone | None = None,
-        attempts: Attempts | None = None,
-        inputs: str = "",
-    ) -> None:
-        """Prepare a study. `ranks`: the processes that train together, this one as rank 0. `attempts`: of the job."""
+        self, cfg: DictConfig, stop: StopFlag | None = None, ranks: Alone | None = None,
+        attempts: Attempts | None = None, inputs: Callable[[], str] = str,
+    ) -> None:  # fmt: skip
+        """Prepare a study. `ranks`: the processes that train together, this one as rank 0. `attempts`: of the job.
+
+        inputs: `lottery.inputs.still` of this study; without it, the study always runs again in full.
+        """
         self.config = settings(cfg)
         self.ranks, self.attempts, self.inputs = ranks, attempts or Attempts(), inputs
         self.yaml = OmegaConf.to_yaml(cfg, resolve=True)
@@ -92,7 +91,9 @@ class Study:
             self.terminal.status.end()
             self.report()
             with suppress(LeaseLost):  # the other process seals it
-                self.folder.seal([*drawn, self.folder.path / REPORT], self.inputs, self.terminal.warnings, self._warned)
+                self.folder.seal(
+                    [*drawn, self.folder.path / REPORT], self.inputs(), self.terminal.warnings, self._warned
+                )
             return table
         except BaseException as error:
             self.log_failure(error)
@@ -130,9 +131,8 @@ class Study:
             check_fit(config.model, tuple(config.data.shape), config.data.classes, batch=1)
         except ConfigError as error:
             expected = "a size that leaves no batch of one image, or train.drop_last=true"
-            raise ConfigError(
-                f"train.batch_size: got {batch} for {size} images, expected {expected}; {error}"
-            ) from error
+            text = f"train.batch_size: got {batch} for {size} images, expected {expected}; {error}"
+            raise ConfigError(text) from error
 
     def wait_for_folder(self, line: str) -> None:
         """Print a line that says which process runs this study, and stop counting this run."""

@@ -56,8 +56,10 @@ def preload() -> None:
 
 def restore_threads() -> None:
     """Set torch's own choice of threads again: a study's trainer.threads must not affect the next study."""
-    if alone := sys.modules.get("lottery.ranks.alone"):
-        alone.torch.set_num_threads(alone.OWN_THREADS)
+    if "lottery.study" in sys.modules:
+        from lottery.ranks.alone import OWN_THREADS, set_threads
+
+        set_threads(OWN_THREADS)
 
 
 @contextmanager
