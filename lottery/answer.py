@@ -5,6 +5,7 @@ Whatever differs, and whatever cannot be told, is left to the study itself, whic
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -14,11 +15,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lottery.errors import LotteryError
-from lottery.files import Missing, parse_json, read_bytes, write_atomic
+from lottery.files import Missing, read_bytes, write_atomic
 from lottery.lease import DONE, Lease
 from lottery.record.manifest import Content, Manifest, read_manifest
 from lottery.record.names import CONFIG, FIGURES, REPORT, TABLE, WANDB, details_file, drawn_again, mask_file
-from lottery.record.rows import Row, identity, parse_row
+from lottery.record.rows import Row, identity
 from lottery.saved import parse_saved
 from lottery.tracking.terminal import Terminal, done, line
 from lottery.trust import remember
@@ -42,7 +43,7 @@ def answered(cfg: DictConfig, folder: Path, inputs: str) -> bool:
         return False
     try:
         manifest = checked(cfg, folder, inputs)
-        rows = [parse_row(text, TABLE) for text in read_bytes(folder / TABLE).splitlines()]
+        rows = [json.loads(text) for text in read_bytes(folder / TABLE).splitlines()]
         check_stages(Path(cfg.paths.store), folder, rows)
         check_tracker(cfg, folder, rows, manifest)
         remember([cfg.model["_target_"], cfg.data["_target_"]])
@@ -119,7 +120,7 @@ def check_stages(store: Path, folder: Path, rows: Iterable[Row]) -> None:
     kinds = [path for path in store.iterdir() if path.is_dir()]
     for row in rows:
         name = details_file(*identity(row))
-        for key in parse_json(read_bytes(folder / name), name)["stages"].values():
+        for key in json.loads(read_bytes(folder / name))["stages"].values():
             if not any((kind / key / DONE).exists() for kind in kinds):
                 raise Changed
 

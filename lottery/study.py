@@ -91,9 +91,8 @@ class Study:
             self.terminal.status.end()
             self.report()
             with suppress(LeaseLost):  # the other process seals it
-                self.folder.seal(
-                    [*drawn, self.folder.path / REPORT], self.inputs(), self.terminal.warnings, self._warned
-                )
+                files = [*drawn, self.folder.path / REPORT]
+                self.folder.seal(files, self.inputs(), self.terminal.warnings, self._warned)
             return table
         except BaseException as error:
             self.log_failure(error)
