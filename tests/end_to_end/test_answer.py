@@ -18,6 +18,7 @@ from command_line_tools import QUICK, call, environment, run_folder
 from safetensors.torch import save_file
 from test_changed_data import write
 
+from lottery.answer import answered
 from lottery.compose import composed
 from lottery.data import sources
 from lottery.inputs import inputs_of
@@ -230,16 +231,29 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "missing manifest": lambda run: (run / "manifest.json").unlink(),
     "damaged manifest": lambda run: (run / "manifest.json").write_text("{"),
     "other inputs": lose_inputs,
+    "missing stage": lose_stage,
+}
+UNFINISHED: dict[str, Callable[[Path], object]] = {
     "failed": fail,
     "no status": lambda run: (run / "status.json").write_text("{}"),
-    "missing stage": lose_stage,
 }
 
 
 @pytest.mark.parametrize("what", SPOILT)
+def test_a_spoilt_record_is_no_answer(what: str, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = composed(list(QUICK))
+    inputs = inputs_of(cfg)
+    log = (study / LOG).read_bytes()
+    SPOILT[what](study)
+    assert not answered(cfg, study, inputs)
+    assert capsys.readouterr().out == ""
+    assert (study / LOG).read_bytes() == log
+
+
+@pytest.mark.parametrize("what", ["altered mask", "missing row", "missing stage", *UNFINISHED])
 def test_a_spoilt_record_is_made_whole_by_a_run(what: str, study: Path) -> None:
     before = results(study)
-    SPOILT[what](study)
+    (SPOILT | UNFINISHED)[what](study)
     assert not answers(study, *QUICK)
     assert results(study) == before
 
@@ -323,6 +337,64 @@ def test_edited_code_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     widths.write_text("WIDTH = 9\n")
     assert not again()
     assert json.loads((run / "rounds.jsonl").read_text().splitlines()[0])["prunable"] == 9 * 50
+
+
+def test_code_that_is_edited_while_a_study_runs_is_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network's module is edited when it is imported, after the study has begun."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text("_target_: edited.net\n")
+    (tmp_path / "edited.py").write_text(
+        "from pathlib import Path\nfrom torch import nn\nwith Path(__file__).open('a') as file:\n    file.write('#')\n"
+        "def net(*, shape, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(40, classes))\n"
+    )
+    args = ("--config-dir=conf", "model=mine", *(option for option in QUICK if not option.startswith("model.")))
+    assert call(*args).status == 0
+    assert '"inputs"' not in (run_folder(tmp_path) / "manifest.json").read_text()
+
+
+def test_a_failed_probe_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "conf/probes").mkdir(parents=True)
+    (tmp_path / "conf/probes/ours.yaml").write_text("ours:\n  _target_: ready_probe.figure\n  _partial_: true\n")
+    (tmp_path / "ready_probe.py").write_text(
+        "from pathlib import Path\n"
+        "def figure(round, previous, lab):\n    return {'ours': float(Path('ready').read_text())}\n"
+    )
+    args = ("--config-dir=conf", *(option for option in QUICK if option != "probes=none"), "probes=ours")
+    assert "probes.ours failed" in call(*args).out
+    run = run_folder(tmp_path)
+    assert not answers(run, *args)
+    (tmp_path / "ready").write_text("2.5")
+    assert not answers(run, *args)
+    rows = map(json.loads, (run / "rounds.jsonl").read_text().splitlines())
+    assert [row["probe/ours"] for row in rows] == [2.5, 2.5]
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_several_processes_all_run(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else the other ranks would wait for the first one."""
+    cfg = composed([*QUICK, "trainer.devices=2"])
+    inputs = inputs_of(cfg)
+    assert inputs
+    assert not answered(cfg, study, inputs)
+    assert capsys.readouterr().out == ""
+    cfg.trainer.devices = 1
+    assert answered(cfg, study, inputs)
+
+
+def test_a_job_that_answers_is_no_longer_counted(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    counted = study.parent.parent / f".jobs/7-{study.name}.json"
+    counted.parent.mkdir()
+    counted.write_text('{"runs": 2}')
+    assert answers(study, *QUICK)
+    assert not counted.exists()
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------------
