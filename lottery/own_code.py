@@ -52,6 +52,17 @@ def unrun_code(target: str) -> dict[str, str]:
     return _reached(module, module) if file is not None and _is_own(file) else {}
 
 
+def unrun_parts(node: Any) -> dict[str, str] | None:
+    """Return `own_code` of a node without importing anything; None where a `_target_`'s module has no file to read."""
+    found: dict[str, str] = {}
+    for target in set(_targets(node)):
+        module = target.rpartition(".")[0]
+        if not is_lotterys(module) and file_of(module) is None:
+            return None
+        found |= unrun_code(target)
+    return found
+
+
 def code_inputs(node: Any) -> dict[str, Any]:
     """Return `own_code` as an entry of a stage's inputs; {} without own code, so that other keys do not change."""
     code = own_code(node)

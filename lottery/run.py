@@ -1,10 +1,12 @@
-"""Run one study: count the attempt, and do slow imports only when the configuration is known to be valid."""
+"""Run one study: count the attempt, and do slow imports only when the configuration is valid and the study not done."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,29 +21,36 @@ if TYPE_CHECKING:
     from lottery.ranks.alone import Alone
 
 
-def run(cfg: DictConfig, stop: StopFlag) -> int:
-    """Run one study; return 0 when it is done.
+def run(cfg: DictConfig, stop: StopFlag, begins: Callable[[], object] = lambda: None) -> int:
+    """Run one study; return 0 when it is done. begins: called unless a finished study is answered from its record.
 
     Raises ConfigError before anything is written, LotteryError or Interrupted later, with finished rounds kept. Raises
     Standstill where this run's SLURM job makes no progress.
     """
+    from lottery.answer import answered
     from lottery.config import study_key  # needs Hydra, which commands like status do without
+    from lottery.inputs import inputs_of
 
+    logging.raiseExceptions = False  # a study.log that cannot be written (a full disk) must not print tracebacks
     runs, key = Path(cfg.paths.runs), study_key(cfg)
     folder, attempts = runs / cfg.name / key, Attempts(runs, key)
-    recorded = Status.read(folder)
+    recorded, inputs = Status.read(folder), inputs_of(cfg)
     try:
         with attempts.counted((recorded and recorded.cause) or ""):
-            return run_study(cfg, stop, attempts)
+            if recorded is not None and recorded.done and answered(cfg, folder, inputs):
+                return 0
+            begins()
+            return run_study(cfg, stop, attempts, inputs)
     except Standstill as error:
         if recorded is not None:
             recorded.fail(folder, error)
         raise
+    except SystemExit as error:  # from Lightning after a second Ctrl-C, or from rich when its reader has left
+        raise (error.__context__ or error) from None
 
 
-def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts) -> int:
+def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str = "") -> int:
     """Run the study in this process. Slow imports start here, when the configuration is known to be valid."""
-    logging.raiseExceptions = False  # a study.log that cannot be written (a full disk) must not print tracebacks
     logging.getLogger("lottery").propagate = True  # until the study shows its own records, below
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     import torch
@@ -59,6 +68,7 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts) -> int:
     torch.set_num_threads(1)  # workers are copies of this process, which must have no threads of torch until then
     if place.rank == 0:
         check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, which is half of the imports
+    from lottery.inputs import still
     from lottery.lease import LeaseLost
     from lottery.study import Study
     from lottery.workers import hired
@@ -71,7 +81,7 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts) -> int:
             crew = hired(cfg, place, attempts)
             torch.set_num_threads(own_threads)
             try:
-                Study(cfg, stop, ranks, attempts, crew).run()
+                Study(cfg, stop, ranks, attempts, crew, partial(still, cfg, inputs)).run()
                 return 0
             except LeaseLost as error:  # this process was suspended; the other one's results are found
                 print(f"{error}; this study begins again with what is there", flush=True)
@@ -79,11 +89,8 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts) -> int:
                 if crew is not None:
                     crew.close()
 
-    try:
-        if place.world == 1:
-            return study(None)
-        from lottery.ranks.follow import run_as_rank
+    if place.world == 1:
+        return study(None)
+    from lottery.ranks.follow import run_as_rank
 
-        return run_as_rank(place, cfg, stop, study)
-    except SystemExit as error:  # from Lightning after a second Ctrl-C, or from rich when its reader has left
-        raise (error.__context__ or error) from None
+    return run_as_rank(place, cfg, stop, study)

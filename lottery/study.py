@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from lottery.stages.round import Round
 from lottery.stages.store import Store, environment
 from lottery.stages.trained import Trained
 from lottery.ticket import weights_digest
-from lottery.tracking.terminal import Terminal
+from lottery.tracking.terminal import Terminal, done
 from lottery.tracking.trackers import StudyTracker, make_tracker
 from lottery.training.progress import NonFiniteLoss
 from lottery.trust import remember
@@ -50,21 +50,18 @@ class Study:
     """One method, one configuration, one seed: one run folder."""
 
     def __init__(
-        self,
-        cfg: DictConfig,
-        stop: StopFlag | None = None,
-        ranks: Alone | None = None,
-        attempts: Attempts | None = None,
-        crew: Crew | None = None,
-    ) -> None:
+        self, cfg: DictConfig, stop: StopFlag | None = None, ranks: Alone | None = None,
+        attempts: Attempts | None = None, crew: Crew | None = None, inputs: Callable[[], str] = str,
+    ) -> None:  # fmt: skip
         """Prepare a study.
 
         ranks:    the processes that train together, this one as rank 0
-        attempts: the attempts of the job
+        attempts: of the job
         crew:     the workers that train for this process; None: it trains itself
+        inputs:   `lottery.inputs.still` of this study; without it, the study always runs again in full
         """
         self.config = settings(cfg)
-        self.ranks, self.attempts, self.crew = ranks, attempts or Attempts(), crew
+        self.ranks, self.attempts, self.crew, self.inputs = ranks, attempts or Attempts(), crew, inputs
         self.yaml = OmegaConf.to_yaml(cfg, resolve=True)
         self.method = typed_method(cfg.method)
         self.key = study_key(cfg)
@@ -100,7 +97,8 @@ class Study:
             self.terminal.status.end()
             self.report()
             with suppress(LeaseLost):  # the other process seals it
-                self.folder.seal([*drawn, self.folder.path / REPORT])
+                files = [*drawn, self.folder.path / REPORT]
+                self.folder.seal(files, self.inputs(), self.terminal.warnings, self._warned)
             return rows
         except BaseException as error:
             self.log_failure(error)
@@ -118,7 +116,7 @@ class Study:
         open_store = self.crew.store if self.crew else Store
         store = open_store(root, name, self.stop, self.terminal.waiting, self.attempts, self.note_environment)
         lab = Lab(self.config, self.stop, self.terminal.tick, store, self.ranks)
-        self.check_short_batch(lab)
+        lab.check_short_batch(getattr(self.method, "steps", None))
         lab.check()
         for part, at in [(self.method, lab), *((probe, Bench(lab)) for probe in self.probes.values())]:
             if hasattr(part, "check"):
@@ -126,21 +124,6 @@ class Study:
         self.folder.notes += lab.store.check()
         check_writable({"paths.runs": self.folder.path, "paths.store": root})
         return lab
-
-    def check_short_batch(self, lab: Lab) -> None:
-        """Raise ConfigError if a batch has one image and the network's normalisation does not take that."""
-        config, size = self.config, lab.dataset.sizes["train"]
-        batch, (epochs, rest) = config.train.batch_size, divmod(size, config.train.batch_size)
-        searched = getattr(self.method, "steps", None)
-        steps = max(lab.recipe.total, lab.duration(searched, "method.steps") if isinstance(searched, str) else 0)
-        if batch > 1 and (rest != 1 or config.train.drop_last or steps <= epochs):
-            return
-        try:
-            check_fit(config.model, tuple(config.data.shape), config.data.classes, batch=1)
-        except ConfigError as error:
-            expected = "a size that leaves no batch of one image, or train.drop_last=true"
-            text = f"train.batch_size: got {batch} for {size} images, expected {expected}; {error}"
-            raise ConfigError(text) from error
 
     def wait_for_folder(self, line: str) -> None:
         """Print a line that says which process runs this study, and stop counting this run."""
@@ -182,7 +165,7 @@ class Study:
         for path in drawn:
             tracker.figure(path)
         self.folder.lease.check()  # before the study counts as done
-        LOG.info("done: %d rows, masks, curves and figures in %s", rows, self.folder.path)
+        LOG.info(done(rows, self.folder.path))
         return drawn
 
     def report(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -52,8 +52,8 @@ ALWAYS: dict[str, Draw] = {
 }
 
 
-def draw_study(run: Path) -> list[Path]:
-    """Draw the figures of a study into `run`/figures, and return their paths.
+def draw_study(run: Path, only: Collection[str] | None = None) -> list[Path]:
+    """Draw the figures of a study into `run`/figures, and return their paths. only: their names; default: all.
 
     They are accuracy.png and early_stop.png (or instability.png, regimes.png), and for every method layer_density.png,
     lmc.png (lmc_previous.png, lmc_path.png), search.png and mask_overlap.png. A figure for which nothing was measured
@@ -68,6 +68,8 @@ def draw_study(run: Path) -> list[Path]:
     own = {said.figure: INSTEAD[said.figure]} if said.figure else {}
     drawn = []
     for name, draw in ((LADDER if said.ladder else {}) | own | ALWAYS).items():
+        if only is not None and name not in only:
+            continue
         path = run / FIGURES / f"{name}.png"
         try:
             draw(frame, path, svg=False)

@@ -82,13 +82,22 @@ class StudyJob:
         return DelayedSubmission(self)
 
 
-def study(overrides: Sequence[str], compose: Compose, label: str, stop: StopFlag) -> Outcome:
-    """Run one study and return its outcome. It prints to stdout, and one line to stderr on an error."""
+def study(
+    overrides: Sequence[str],
+    compose: Compose,
+    label: str,
+    stop: StopFlag,
+    begins: Callable[[], object] = lambda: None,
+) -> Outcome:
+    """Run one study and return its outcome. It prints to stdout, and one line to stderr on an error.
+
+    begins: see `lottery.run.run`.
+    """
     causes = []
 
     def work() -> int:
         try:
-            return run(compose(overrides), stop)
+            return run(compose(overrides), stop, begins)
         except BaseException as error:
             causes.append(cause(error))
             raise

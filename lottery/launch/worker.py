@@ -29,21 +29,22 @@ class Worker:
             sweep = Sweep.read(Path(self.sweep))
             compose = Composer(sweep.config_dir)
             worker = [Process.of(int(os.environ["SUBMITIT_LOCAL_JOB_ID"])), Process.of(os.getpid())]
-            preload()
-            import torch
-
-            threads = torch.get_num_threads()
             for number, job in enumerate(sweep.jobs):
                 if not stop and sweep.claim(number, worker):
                     with output_to(sweep.log(number)):
-                        outcome = study(job.overrides, compose, job.label, stop)
-                    torch.set_num_threads(threads)  # a study's trainer.threads must not affect the next study
+                        outcome = study(job.overrides, compose, job.label, stop, preload)
+                    restore_threads()
                     if outcome.status < 128:
                         sweep.end(number, outcome)
 
 
 def preload() -> None:
-    """Import the modules of studies with garbage collection disabled, which saves 1 s. Studies report import errors."""
+    """Import the modules of studies with garbage collection disabled, which saves 1 s. Studies report import errors.
+
+    Does nothing after the first study that needs them.
+    """
+    if "lottery.study" in sys.modules:
+        return
     gc.disable()
     with suppress(Exception):
         import matplotlib.backends.backend_agg  # noqa: F401
@@ -51,6 +52,14 @@ def preload() -> None:
         import lottery.study  # noqa: F401
     gc.freeze()
     gc.enable()
+
+
+def restore_threads() -> None:
+    """Set torch's own choice of threads again: a study's trainer.threads must not affect the next study."""
+    if "lottery.study" in sys.modules:
+        from lottery.ranks.alone import OWN_THREADS, set_threads
+
+        set_threads(OWN_THREADS)
 
 
 @contextmanager

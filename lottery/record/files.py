@@ -88,6 +88,7 @@ class Files:
         self.files: dict[str, Content] = {}
         self._written = Manifest()  # on disk
         self._own: set[str] = set()  # files that this run of the study has reached; a complete manifest lists these
+        self.mended: set[str] = set()  # warnings of damage that this run mends
         self._said: set[str] = set()
         self._spoilt: dict[str, bool] = {}  # file of blocks -> whether it was unlisted or altered when first seen
 
@@ -178,7 +179,12 @@ class Files:
         if name not in self._said:
             self._said.add(name)
             why = f" ({flaw})" if there and flaw else ""
-            LOG.warning("%s was %s%s; written again", self.path / name, "altered" if there else "missing", why)
+            self.warn(f"{self.path / name} was {'altered' if there else 'missing'}{why}; written again")
+
+    def warn(self, text: str) -> None:
+        """Log a warning of damage that is mended, so that the next run finds none."""
+        self.mended.add(text)
+        LOG.warning("%s", text)
 
     # -- the manifest -----------------------------------------------------------------------------------------------
 
@@ -193,13 +199,13 @@ class Files:
             del self.files[name]
             self.write()
 
-    def write(self, complete: bool = False) -> None:
+    def write(self, complete: bool = False, inputs: str = "", notes: Sequence[str] = ()) -> None:
         """Write the manifest if it has changed. complete: the study is finished, and every file is listed."""
         if complete:
             self.files = {name: self.files[name] for name in sorted(self._own)}
         else:
             complete = self._written.complete and self.files == self._written.files
-        now = Manifest(dict(self.files), self.path.name, complete)
+        now = Manifest(dict(self.files), self.path.name, complete, inputs, tuple(notes))
         if now != self._written:
             now.write(self.path)
             self._written = now

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,6 @@ from lottery.record.rows import Identity, Row, figures, identity, parse_row
 from lottery.sharing import make_folder
 from lottery.signals import StopFlag
 from lottery.ticket import Mask
-
-LOG = logging.getLogger("lottery")
 
 
 def _line_identity(line: bytes) -> Identity:
@@ -143,7 +140,7 @@ class RunFolder(Files):
         key = identity(row)
         if (self.read(TABLE) or b"") != self._table.data:  # another process has written the table
             for note in self._read_table():
-                LOG.warning(note)
+                self.warn(note)
         known = self.rows.get(key)
         same = known is not None and self._same(known, row)
         self.keep_mask(mask_file(*key), mask, row["round"], parent, same)
@@ -153,7 +150,7 @@ class RunFolder(Files):
         self._curves.met[tuple(map(str, place))] = csv_lines([*place, *point] for point in details["curve"])
         self.keep_blocks(CURVES, self._curves, same)
         if known is not None and not same:  # damaged, or computed by another version of torch or machine
-            LOG.warning("%s on record had other figures; the table now shows what was found now", stem(*key))
+            self.warn(f"{stem(*key)} on record had other figures; the table now shows what was found now")
         self._table.met[key] = self._table.found[key][0] if same else (json.dumps(row) + "\n").encode()
         self._write_table()
         self.write()
@@ -169,7 +166,7 @@ class RunFolder(Files):
         """Drop rows on record that the study does not have. Called after the method has yielded its last round."""
         self.lease.check()
         if foreign := [stem(*key) for key in self.rows if key not in self._table.met]:
-            LOG.warning("%s held rows that the study does not have, and left out: %s", self.path, ", ".join(foreign))
+            self.warn(f"{self.path} held rows that the study does not have, and left out: {', '.join(foreign)}")
         for blocks in (self._table, self._curves, self._searches):
             blocks.found = {}
         self._write_table()
@@ -178,12 +175,19 @@ class RunFolder(Files):
             self.keep_blocks(SEARCH, self._searches, known=True)
         self.write()
 
-    def seal(self, drawn: Sequence[Path]) -> None:
-        """Add the drawn files (figures, report) to the manifest and mark it complete: no file changes any more."""
+    def seal(
+        self, drawn: Sequence[Path], inputs: str = "", warnings: Sequence[str] = (), repeated: Container[str] = ()
+    ) -> None:
+        """Add the drawn files (figures, report) to the manifest and mark it complete: no file changes any more.
+
+        inputs: see `Manifest`. They are left out if this run gave a warning that not every run gives (`repeated`), and
+        not of damage that was mended: the next run may succeed where this one failed.
+        """
+        left = [each for each in warnings if each not in self.mended and each not in self.notes]
         self.lease.check()
         for path in filter(Path.is_file, drawn):
             self.list(str(path.relative_to(self.path)), path.read_bytes())
-        self.write(complete=True)
+        self.write(True, inputs if all(each in repeated for each in left) else "", left)
 
     # -- the files of a row -----------------------------------------------------------------------------------------
 

@@ -38,6 +38,8 @@ class Manifest:
     files: Mapping[str, Content] = field(default_factory=dict)
     study: str = ""  # the study's key
     complete: bool = False  # the study is finished: no file grows any more
+    inputs: str = ""  # `lottery.inputs.inputs_of` when the study last ran; "" where it must run again to be sure
+    notes: tuple[str, ...] = ()  # warnings that a run without any change repeats
 
     def holds(self, name: str, data: bytes) -> bool:
         """Whether `data` matches the listed content of a file; True for a file that is not listed.
@@ -55,6 +57,8 @@ class Manifest:
     def write(self, run: Path) -> None:
         files = {name: {"bytes": each.size, "sha256": each.sha256} for name, each in self.files.items()}
         content = {"format": FORMAT, "study": self.study, "complete": self.complete, "files": files}
+        if self.inputs:
+            content |= {"inputs": self.inputs, "notes": self.notes}
         write_json(run / MANIFEST, content)
 
 
@@ -88,11 +92,14 @@ def _parsed(path: Path, _version: tuple[int, ...]) -> Manifest:
         raise Unreadable.of(path, f"format {found.get('format')!r}, expected {FORMAT!r}", "update lottery to read it")
     try:
         files = {name: Content(int(each["bytes"]), str(each["sha256"])) for name, each in found["files"].items()}
+        notes = tuple(map(str, found.get("notes", ())))
         if any(".." in name or name.startswith("/") or not name.isprintable() for name in files):
             raise ValueError("a file outside of the run folder")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unreadable.of(path, "not a manifest", remedy(path.parent)) from error
-    return Manifest(files, str(found.get("study", "")), found.get("complete") is True)
+    return Manifest(
+        files, str(found.get("study", "")), found.get("complete") is True, str(found.get("inputs", "")), notes
+    )
 
 
 def read_file(run: Path, name: str) -> bytes:

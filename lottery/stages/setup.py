@@ -17,7 +17,7 @@ from lottery.data.load import load
 from lottery.errors import ConfigError, Interrupted
 from lottery.layers.removal import Unit
 from lottery.layers.units import find_units
-from lottery.models.build import build
+from lottery.models.build import build, check_fit
 from lottery.own_code import code_inputs
 from lottery.pruning.prunable import prunable, weight_shapes
 from lottery.ranks.alone import Alone
@@ -158,6 +158,23 @@ class Setup:
         if steps < 1:
             raise ConfigError.of(key, text, "a time longer than zero, or null")
         return steps
+
+    def check_short_batch(self, searched: Any) -> None:
+        """Raise ConfigError if a batch has one image and the network's normalisation does not take that.
+
+        searched: the method's `steps`; a text such as "2ep" is the length of its search
+        """
+        config, size = self.config, self.dataset.sizes["train"]
+        batch, (epochs, rest) = config.train.batch_size, divmod(size, config.train.batch_size)
+        steps = max(self.recipe.total, self.duration(searched, "method.steps") if isinstance(searched, str) else 0)
+        if batch > 1 and (rest != 1 or config.train.drop_last or steps <= epochs):
+            return
+        try:
+            check_fit(config.model, tuple(config.data.shape), config.data.classes, batch=1)
+        except ConfigError as error:
+            expected = "a size that leaves no batch of one image, or train.drop_last=true"
+            text = f"train.batch_size: got {batch} for {size} images, expected {expected}; {error}"
+            raise ConfigError(text) from error
 
     def parts(self, parts: Sequence[T]) -> list[T]:
         """Return the parts of a study that do not depend on each other, in order.

@@ -57,15 +57,22 @@ def line(row: Row) -> str:
     return "  ".join(f"{show(row):>{width}}" for _, width, show in COLUMNS)
 
 
-class _Show(logging.Handler):
-    """A handler that prints log records on the console, above the live line if there is one."""
+def done(rows: int, folder: Path) -> str:
+    """Format the last line of a study."""
+    return f"done: {rows} rows, masks, curves and figures in {folder}"
 
-    def __init__(self, console: Console) -> None:
+
+class _Show(logging.Handler):
+    """A handler that prints log records on the console, above the live line if there is one; it notes the warnings."""
+
+    def __init__(self, console: Console, warnings: list[str]) -> None:
         super().__init__(logging.INFO)
-        self.console = console
+        self.console, self.warnings = console, warnings
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
+        if style:
+            self.warnings.append(record.getMessage())
         self.console.print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -77,6 +84,7 @@ class Terminal:
     def __init__(self, live: bool = True) -> None:
         self.console = Console()
         self.live = live and self.console.is_terminal
+        self.warnings: list[str] = []  # logged so far
         self._handlers: list[logging.Handler] = []
         self._before = LOG.level, LOG.propagate  # of the logger, restored by `close`
         self._bar: bars.Progress | None = None
@@ -90,16 +98,7 @@ class Terminal:
     def open(self, folder: Path, title: str, trainings: int) -> None:
         """Start the display, and the log and status in the run folder."""
         self.progress.trainings = trainings
-        file = logging.FileHandler(folder / STUDY_LOG)
-        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
-        self._handlers = [file, _Show(self.console)]
-        self._before = LOG.level, LOG.propagate
-        LOG.setLevel(logging.INFO)
-        LOG.propagate = False
-        for handler in self._handlers:
-            LOG.addHandler(handler)
-        LOG.info(title)
-        LOG.info(header())
+        self.show_log(folder, title)
         if self.live:
             self._bar = bars.Progress(
                 bars.TextColumn("{task.description}"), bars.BarColumn(30), bars.TextColumn("{task.fields[text]}"),
@@ -108,6 +107,19 @@ class Terminal:
             self._bar.start()
             self._show("starting", "", 0.0)
         self.status.open(folder)
+
+    def show_log(self, folder: Path, title: str) -> None:
+        """Show the log on the console from now on, keep it in the run folder, and begin it with the table's header."""
+        file = logging.FileHandler(folder / STUDY_LOG)
+        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+        self._handlers = [file, _Show(self.console, self.warnings)]
+        self._before = LOG.level, LOG.propagate
+        LOG.setLevel(logging.INFO)
+        LOG.propagate = False
+        for handler in self._handlers:
+            LOG.addHandler(handler)
+        LOG.info(title)
+        LOG.info(header())
 
     def tick(self, ticket: Ticket, step: int, loss: float, accuracy: float | None) -> None:
         """Show progress. Called a few times a second while a training runs."""
