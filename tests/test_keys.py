@@ -167,7 +167,8 @@ def test_infrastructure_changes_no_key(override: str) -> None:
 ELSEWHERE = [  # what other rounds, other stages and the table read, but not the dense training: so it is shared
     "method.rounds=3", "method.rate=0.5", "method.scope=layer", "method.one_shot=true", "criterion=random",
     "rewind.to=init", "rewind=lr", "rewind.optimizer=rewind", "controls=none", "controls.shuffle=2", "probes=none",
-    "seeds.mask=7", "schedule.start=0.2", "schedule.end=0.1", "schedule.gamma=0.5", "schedule.milestones=[5it]", "optim.momentum=0.5",
+    "seeds.mask=7", "schedule.gamma=0.5", "schedule.milestones=[5it]", "schedule.start=0.2", "schedule.end=0.1",
+    "optim.momentum=0.5",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lottery.config.data import Data
 from lottery.data.dataset import Batch, Dataset, Stream
 from lottery.data.order import WHOLE, Indices, Order, Share, Split, sampled
-from lottery.data.transforms import FlipCrop, Scaler
+from lottery.data.transforms import FlipCrop, Scaler, placed
 from lottery.errors import LotteryError
 from lottery.state import digest_of
 
@@ -140,7 +140,7 @@ class TensorStream(Stream):
         return self._scale(images), self._labels.index_select(0, index)
 
     def _begin_(self, epoch: int) -> None:
-        self._index = torch.from_numpy(self.order.permutation(epoch)).to(self._images.device)
+        self._index = placed(self.order.permutation(epoch), self._images.device)
         if self._augment is not None:
             self._augment.draw_(self.order.count, self.order.seed, epoch)
         self._epoch = epoch

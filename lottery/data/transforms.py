@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -13,6 +15,11 @@ from lottery.data.order import integers
 from lottery.errors import ConfigError
 
 Scaler = Callable[[Tensor], Tensor]
+
+
+def placed(array: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Copy an array to a device. A GPU is not waited for: CUDA copies from ordinary memory before it returns."""
+    return torch.from_numpy(array).to(device, non_blocking=device.type == "cuda")
 
 
 class FlipCrop:
@@ -43,7 +50,7 @@ class FlipCrop:
         dx = integers(count, shifts, seed, "augment", epoch, "dx")
         if self._flip:
             dx = dx + shifts * integers(count, 2, seed, "augment", epoch, "flip")
-        self._dy, self._dx = torch.from_numpy(dy).to(self._device), torch.from_numpy(dx).to(self._device)
+        self._dy, self._dx = placed(dy, self._device), placed(dx, self._device)
 
     def __call__(self, images: Tensor, part: slice) -> Tensor:
         """Augment images [B, C, H, W] of any type: the images of slice `part` of the drawn epoch."""
