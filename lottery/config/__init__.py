@@ -31,7 +31,7 @@ INFRASTRUCTURE = (
 
 # Options added later -> the value at which the option is left out of the study key, so that older keys stay valid.
 LATER = {
-    "data.padding": "black", "train.compile": False, "train.label_smoothing": 0.0,
+    "data.padding": "black", "data.alternate": False, "train.compile": False, "train.label_smoothing": 0.0,
     "schedule.start": 0.04, "schedule.end": 4e-6,
 }  # fmt: skip
 
