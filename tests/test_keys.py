@@ -209,12 +209,18 @@ def test_what_changes_a_number_changes_both_keys(known: tuple[str, ...], overrid
     assert study_key(cfg) != study_key(base(known))
 
 
-@pytest.mark.parametrize("option", ["schedule.start=0.2", "schedule.end=0.1", "schedule.warmup=3ep"])
-def test_the_shape_of_one_cycle_changes_both_keys(option: str) -> None:
-    cycle = (*MLP, "schedule=one_cycle")
-    cfg = config(cycle, option)
-    assert stage_key(cfg) != base_key(cycle)
-    assert study_key(cfg) != study_key(base(cycle))
+BESIDE = [  # what changes a number where another option does
+    ("schedule=one_cycle", "schedule.start=0.2"), ("schedule=one_cycle", "schedule.end=0.1"),
+    ("schedule=one_cycle", "schedule.warmup=3ep"), ("data.flip=true", "data.alternate=true"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "override"), BESIDE)
+def test_what_changes_a_number_beside_another_option_changes_both_keys(given: str, override: str) -> None:
+    known = (*MLP, given)
+    cfg = config(known, override)
+    assert stage_key(cfg) != base_key(known)
+    assert study_key(cfg) != study_key(base(known))
 
 
 def test_a_run_folders_configuration_has_the_studys_key() -> None:
