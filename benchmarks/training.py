@@ -43,28 +43,28 @@ from lottery.training.progress import Progress
 Batch = tuple[Tensor, Tensor]
 
 
-def indices(count: int, size: int) -> Iterator[Tensor]:
-    """Shuffled index batches, epoch after epoch."""
+def indices(labels: Tensor, size: int) -> Iterator[Tensor]:
+    """Shuffled index batches, epoch after epoch, on the labels' device."""
     while True:
-        yield from torch.randperm(count).split(size)
+        yield from torch.randperm(len(labels), device=labels.device).split(size)
 
 
 def mnist_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
     """Shuffled batches of x/255, gathered from memory."""
-    for index in indices(len(images), size):
+    for index in indices(labels, size):
         yield images[index].float().div_(255), labels[index]
 
 
 def cifar_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[Batch]:
     """The same with flips, shifted crops of a 4-pixel border, and standardisation."""
-    padded = F.pad(images, (4, 4, 4, 4))
-    mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
-    std = torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1)
-    span, channels = torch.arange(32), torch.arange(3).view(1, 3, 1, 1)
-    for index in indices(len(images), size):
-        rows = torch.randint(0, 9, (len(index), 1)) + span
-        columns = torch.randint(0, 9, (len(index), 1)) + span
-        columns = torch.where(torch.rand(len(index), 1) < 0.5, columns.flip(1), columns)
+    padded, there = F.pad(images, (4, 4, 4, 4)), images.device
+    mean = torch.tensor([0.4914, 0.4822, 0.4465], device=there).view(3, 1, 1)
+    std = torch.tensor([0.2470, 0.2435, 0.2616], device=there).view(3, 1, 1)
+    span, channels = torch.arange(32, device=there), torch.arange(3, device=there).view(1, 3, 1, 1)
+    for index in indices(labels, size):
+        rows = torch.randint(0, 9, (len(index), 1), device=there) + span
+        columns = torch.randint(0, 9, (len(index), 1), device=there) + span
+        columns = torch.where(torch.rand(len(index), 1, device=there) < 0.5, columns.flip(1), columns)
         cropped = padded[index[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]]
         yield cropped.float().div_(255).sub_(mean).div_(std), labels[index]
 
@@ -75,7 +75,8 @@ def bare(
     """Seconds of the loop that anyone would write: forward, backward, mask, step, mask."""
     named = dict(network.named_parameters())
     weights = [named[name] for name in mask]
-    masks = [kept.to(torch.float32) for kept in mask.values()]
+    masks = [mask[name].to(named[name]) for name in mask]
+    wait()
     started = perf_counter()
     for images, labels in islice(batches, steps):
         F.cross_entropy(network(images), labels).backward()
@@ -84,15 +85,23 @@ def bare(
         with torch.no_grad():
             torch._foreach_mul_(weights, masks)
         optimizer.zero_grad(set_to_none=True)
+    wait()
     return perf_counter() - started
 
 
+def wait() -> None:
+    """Wait until a GPU, if there is one, has done everything."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def measure(
-    preset: str, overrides: list[str], steps: int, pairs: int, batches: Callable[..., Iterator[Batch]]
-) -> list[str]:
+    preset: str, overrides: list[str], steps: int, pairs: int, batches: Callable[..., Iterator[Batch]],
+    device: str = "cpu",
+) -> list[str]:  # fmt: skip
     """One row of the table."""
     config = settings(composed([f"+exp={preset}", f"train.steps={steps}it", "train.eval_every=1000000it", *overrides]))
-    data = load(config.data, Path(config.paths.data), 0)
+    data = load(config.data, Path(config.paths.data), 0).to(device)
     recipe = Recipe.resolve(config, data.sizes["train"])
     network = build(config.model, data.shape, data.classes, 0)
     full = Mask.ones(prunable(network, config.prunable.exclude))
@@ -108,21 +117,30 @@ def measure(
         )  # fmt: skip
         module.measure = lambda: None  # type: ignore[method-assign] # the bare loop does not evaluate either
         started = perf_counter()
-        fit(module, "cpu", Path("."))
+        fit(module, device, Path("."))
+        wait()
         return perf_counter() - started
 
     def theirs() -> float:
         module = MaskedTraining(network, ticket, recipe, lambda device: data, Progress(0))
         return bare(network, mask, module.configure_optimizers(), batches(images, labels, recipe.batch_size), steps)
 
+    network.to(device)
     ours(), theirs()  # warm-up
     times = [(theirs(), ours()) for _ in range(pairs)]
     ratios = [a / b for a, b in times]
     rate = [statistics.median(steps / t[i] for t in times) for i in (0, 1)]
     spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-    if config.train.channels_last:
-        preset += " channels_last"
-    return [preset, str(steps), f"{rate[0]:.1f}", f"{rate[1]:.1f}", f"{statistics.median(ratios):.3f}", spread]
+    shown = [*(name for name in ("channels_last", "compile") if getattr(config.train, name))]
+    shown += [config.train.precision] if config.train.precision != "32" else []
+    return [
+        " ".join((preset, *shown)),
+        str(steps),
+        f"{rate[0]:.1f}",
+        f"{rate[1]:.1f}",
+        f"{statistics.median(ratios):.3f}",
+        spread,
+    ]
 
 
 def main() -> int:

@@ -25,6 +25,8 @@ class Recipe:
     optim: Optim
     lr: LearningRate
     order_seed: int
+    compile: bool = False
+    label_smoothing: float = 0.0
 
     @classmethod
     def resolve(cls, config: Config, train_size: int) -> Recipe:
@@ -45,6 +47,8 @@ class Recipe:
             optim=config.optim,
             lr=LearningRate.resolve(config.schedule, config.optim.lr, total, per_epoch),
             order_seed=config.seeds.order,
+            compile=train.compile,
+            label_smoothing=train.label_smoothing,
         )
 
     def rewind_step(self, text: str, train_size: int, key: str = "rewind.to") -> int:
@@ -67,8 +71,11 @@ class Recipe:
         return cls(**values | {"optim": Optim(**values["optim"]), "lr": lr})
 
     def inputs(self) -> dict[str, Any]:
-        """Return the recipe's part of a stage key, without the options that the chosen optimizer does not read."""
-        values = asdict(self)
+        """Return the recipe's part of a stage key, without options that are off or that its parts do not read."""
+        values = asdict(self) | {"lr": self.lr.inputs()}
+        for later in ("compile", "label_smoothing"):
+            if not values[later]:
+                del values[later]
         for option in ("betas", "eps") if self.optim.name == "sgd" else ("momentum", "nesterov"):
             del values["optim"][option]
         return values

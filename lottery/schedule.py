@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from lottery.config import Schedule
 from lottery.errors import ConfigError
@@ -12,7 +13,11 @@ from lottery.steps import Duration
 
 @dataclass(frozen=True)
 class LearningRate:
-    """`lr(step)` for 0 ≤ step < total: the schedule `name` after `warmup` steps that rise linearly from 0."""
+    """`lr(step)` for 0 ≤ step < total: the schedule `name` after `warmup` steps that rise linearly from 0.
+
+    one_cycle rises from `start` times the base rate, and then falls linearly, to `end` times the base rate at the last
+    step. This is torch's OneCycleLR with linear annealing (Smith & Topin 2018).
+    """
 
     name: str
     base: float
@@ -20,6 +25,8 @@ class LearningRate:
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     warmup: int = 0
+    start: float = 0.0
+    end: float = 0.0
 
     @classmethod
     def resolve(cls, options: Schedule, base: float, total: int, steps_per_epoch: int) -> LearningRate:
@@ -32,10 +39,20 @@ class LearningRate:
         if warmup > total:
             raise ConfigError.of("schedule.warmup", options.warmup, f"at most the {total} steps of train.steps")
         used = milestones if options.name == "multistep" else ()
-        return cls(options.name, base, total, used, options.gamma if used else 1.0, warmup)
+        ends = (options.start, options.end) if options.name == "one_cycle" else ()
+        return cls(options.name, base, total, used, options.gamma if used else 1.0, warmup, *ends)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the part of a stage key, without the options that this schedule does not read."""
+        values = asdict(self)
+        if self.name != "one_cycle":
+            del values["start"], values["end"]
+        return values
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of the update from step `step` to `step + 1`."""
+        if self.name == "one_cycle":
+            return self.base * self._cycle(step)
         if step < self.warmup:
             # LTH and LMC warm up linearly from 0, reaching the base rate at the warm-up's end.
             return self.base * step / self.warmup
@@ -44,3 +61,9 @@ class LearningRate:
             return self.base * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         passed = sum(step >= milestone for milestone in self.milestones)
         return self.base * self.gamma**passed
+
+    def _cycle(self, step: int) -> float:
+        if step < self.warmup:
+            return self.start + (1 - self.start) * step / self.warmup
+        progress = (step - self.warmup) / max(1, self.total - 1 - self.warmup)
+        return 1 + (self.end - 1) * min(1.0, progress)

@@ -91,10 +91,14 @@ def test_pinned_train_stage_key(overrides: tuple[str, ...]) -> None:
     assert stage_key(base(overrides), zero=True) == PINNED[overrides][1], f"see this file's head; now: {now}"
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("preset", SEARCHES)
-def test_pinned_search_stage_key(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BiP by filters was raised alone when its numerics changed: the others' results of older stores are found."""
-    cfg = base((f"+exp={preset}", "data=digits"))
+def test_pinned_search_stage_key(preset: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BiP by filters was raised alone when its numerics changed: the others' results of older stores are found.
+
+    A search is never compiled.
+    """
+    cfg = config((f"+exp={preset}", "data=digits"), f"train.compile={str(compiled).lower()}")
     monkeypatch.setattr(Lab, "_search_stage", Lab._search_inputs)
     lab, method = Lab(settings(cfg), StopFlag(), lambda *_: None), typed_method(cfg.method)
     zeros = StateRef.of({name: torch.zeros_like(value) for name, value in lab.initial.state.tensors().items()})
@@ -163,7 +167,8 @@ def test_infrastructure_changes_no_key(override: str) -> None:
 ELSEWHERE = [  # what other rounds, other stages and the table read, but not the dense training: so it is shared
     "method.rounds=3", "method.rate=0.5", "method.scope=layer", "method.one_shot=true", "criterion=random",
     "rewind.to=init", "rewind=lr", "rewind.optimizer=rewind", "controls=none", "controls.shuffle=2", "probes=none",
-    "seeds.mask=7", "schedule.gamma=0.5", "schedule.milestones=[5it]", "optim.momentum=0.5",
+    "seeds.mask=7", "schedule.gamma=0.5", "schedule.milestones=[5it]", "schedule.start=0.2", "schedule.end=0.1",
+    "optim.momentum=0.5",
 ]  # fmt: skip
 
 
@@ -186,6 +191,7 @@ NUMBERS = {
         "model.hidden=[100,50]", "model.init=glorot_normal", "model=lenet_300_100", "prunable=no_output",
         "train.steps=1000it", "train.batch_size=50", "train.drop_last=true", "train.eval_every=20it",
         "train.eval_batch_size=100", "train.precision=bf16", "train.channels_last=true",
+        "train.compile=true", "train.label_smoothing=0.1", "schedule=one_cycle",
         "optim=sgd", "optim.name=adamw", "optim.lr=1e-3", "optim.betas=[0.9,0.99]", "optim.eps=1e-6",
         "optim.weight_decay=0.1", "optim.clip_norm=1", "schedule=cosine", "schedule.warmup=10it",
     ],
@@ -198,6 +204,20 @@ NUMBERS = {
 
 @pytest.mark.parametrize(("known", "override"), [(known, o) for known, options in NUMBERS.items() for o in options])
 def test_what_changes_a_number_changes_both_keys(known: tuple[str, ...], override: str) -> None:
+    cfg = config(known, override)
+    assert stage_key(cfg) != base_key(known)
+    assert study_key(cfg) != study_key(base(known))
+
+
+BESIDE = [  # what changes a number where another option does
+    ("schedule=one_cycle", "schedule.start=0.2"), ("schedule=one_cycle", "schedule.end=0.1"),
+    ("schedule=one_cycle", "schedule.warmup=3ep"), ("data.flip=true", "data.alternate=true"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "override"), BESIDE)
+def test_what_changes_a_number_beside_another_option_changes_both_keys(given: str, override: str) -> None:
+    known = (*MLP, given)
     cfg = config(known, override)
     assert stage_key(cfg) != base_key(known)
     assert study_key(cfg) != study_key(base(known))

@@ -250,6 +250,28 @@ def test_the_arms_of_renda_start_where_they_say(tmp_path: Path) -> None:
     assert [arm for arm, round in ticket.items() if round.ticket.hold_lr] == ["finetune"]
 
 
+# -- the start of airbench --------------------------------------------------------------------------------------------
+
+
+def test_airbench_starts_from_its_training_images_and_keeps_that_layer(tmp_path: Path) -> None:
+    """Its whitening is in the start state of the ticket and of reinit controls; all else of a reinit is drawn anew."""
+    lab = Lab(settings(tiny("fast_airbench", tmp_path)), StopFlag(), lambda *_: None)
+    start, whiten = lab.initial.state.tensors(), "whiten.weight"
+    assert whiten not in lab.initial.mask
+    assert not torch.equal(start[whiten], lab.network().state_dict()[whiten]), "not as drawn"
+    assert torch.equal(lab.initial_state(5).tensors()[whiten], start[whiten])
+    assert not torch.equal(lab.initial_state(5).tensors()["fc.weight"], start["fc.weight"])
+    fewer = Lab(settings(tiny("fast_airbench", tmp_path, "data.limit=20")), StopFlag(), lambda *_: None)
+    assert not torch.equal(fewer.initial.state.tensors()[whiten], start[whiten])
+    trained = lab.train(lab.initial).state.tensors()
+    assert torch.equal(trained[whiten], start[whiten])
+    assert not torch.equal(trained["whiten.bias"], start["whiten.bias"])
+    save_file(trained, tmp_path / "trained.safetensors")
+    weights = f"model.weights={tmp_path / 'trained.safetensors'}"
+    loaded = Lab(settings(tiny("fast_airbench", tmp_path, "data.limit=20", weights)), StopFlag(), lambda *_: None)
+    assert torch.equal(loaded.initial.state.tensors()[whiten], start[whiten]), "a weights file has a start of its own"
+
+
 def test_an_option_chosen_on_the_command_line_wins_over_the_preset() -> None:
     cfg = composed(["+exp=lth_conv2", "optim=sgd"])
     assert (cfg.optim.name, cfg.optim.lr) == ("sgd", 0.1)  # not Conv-2's Adam rate of 2e-4

@@ -30,7 +30,10 @@ INFRASTRUCTURE = (
 )  # fmt: skip
 
 # Options added later -> the value at which the option is left out of the study key, so that older keys stay valid.
-LATER = {"data.padding": "black"}
+LATER = {
+    "data.padding": "black", "data.alternate": False, "train.compile": False, "train.label_smoothing": 0.0,
+    "schedule.start": 0.04, "schedule.end": 4e-6,
+}  # fmt: skip
 
 
 def folder_name(key: str, got: str) -> None:
@@ -51,6 +54,7 @@ SEED = number(0, 2**63 - 1)
 IMAGES = number(1, 2**31 - 1)  # in a batch
 COPIES = number(0, 1000)
 POSITIVE = number(0, above=True)
+SHARE = such_that(lambda got: 0 <= got < 1, "a number ≥ 0 and < 1")
 BETAS = such_that(lambda got: len(got) == 2 and all(0 <= beta < 1 for beta in got), "two numbers ≥ 0 and < 1")
 POLICY = one_of("rewind", "reset", "keep")
 WORKERS = such_that(
@@ -81,6 +85,8 @@ class Train:
     # bf16: autocast of the forward pass; weights, masks and scores stay float32
     precision: str = option("32", one_of("32", "bf16"))
     channels_last: bool = False
+    compile: bool = False  # torch.compile of the network, in training; searches and measurements stay as they are
+    label_smoothing: float = option(0.0, SHARE)  # of the training loss; losses on splits are without
     # how often a training's state is saved while it runs, in minutes and in optimizer steps
     checkpoint_minutes: float = option(10.0, number(0, math.inf, above=True))
     checkpoint_steps: int | None = option(None, number(1, 2**63 - 1))
@@ -102,12 +108,15 @@ class Optim:
 
 @dataclass
 class Schedule:
-    """The learning rate as a function of the absolute step, after a linear warm-up from 0."""
+    """The learning rate as a function of the absolute step, after a linear warm-up from 0 (one_cycle: from `start`)."""
 
-    name: str = option("constant", one_of("constant", "multistep", "cosine"))
+    name: str = option("constant", one_of("constant", "multistep", "cosine", "one_cycle"))
     milestones: list[str] = option([], durations)
     gamma: float = option(0.1, number(0, 1, above=True))
     warmup: str = option("0it", duration)
+    # one_cycle: the rates at the first and the last step, as shares of the highest; the defaults are torch's
+    start: float = option(0.04, number(0, 1))
+    end: float = option(4e-6, number(0, 1))
 
 
 @dataclass

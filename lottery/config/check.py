@@ -56,7 +56,7 @@ def expand_home_(cfg: DictConfig) -> None:
 
 
 def check_times(config: Config) -> None:
-    """Raise ConfigError for a warm-up or rewind point after the end of training, or multistep without milestones."""
+    """Raise ConfigError for a warm-up or rewind point after the end of training, or a schedule without its times."""
     total = Duration.parse(config.train.steps)
     for key, got in (("schedule.warmup", config.schedule.warmup), ("rewind.to", config.rewind.to)):
         time = Duration.parse(got)
@@ -65,3 +65,7 @@ def check_times(config: Config) -> None:
             raise ConfigError.of(key, got, f"at most train.steps={config.train.steps}")
     if config.schedule.name == "multistep" and not config.schedule.milestones:
         raise ConfigError.of("schedule.milestones", [], "at least one time, such as [80ep,120ep]")
+    if config.schedule.name == "one_cycle" and Duration.parse(config.schedule.warmup) == Duration():
+        raise ConfigError.of("schedule.warmup", config.schedule.warmup, "the time of one_cycle's highest rate, above 0")
+    if config.train.compile and config.trainer.devices * config.trainer.nodes > 1:
+        raise ConfigError.of("train.compile", True, "false where several processes train together (trainer.devices)")

@@ -37,6 +37,7 @@ class Data:
     std: list[float] = field(default_factory=list)
 
     flip: bool = False  # mirror each training image with probability 1/2
+    alternate: bool = False  # with flip: an image that one epoch mirrors the next one does not, and so on
     crop: int = 0  # training images are padded by this many pixels a side and cropped at random; 0 = off
     padding: str = "black"  # of the training images: black | reflect (the image, mirrored at its edge)
     validation: int = option(0, COUNT)  # images held out of the training set
@@ -65,10 +66,12 @@ def check(options: Data) -> None:
 
 def _check_augmentation(options: Data) -> None:
     if len(options.shape) == 2:
-        for key, off in (("flip", False), ("crop", 0)):
+        for key, off in (("flip", False), ("alternate", False), ("crop", 0)):
             if getattr(options, key):
                 raise ConfigError.of(f"data.{key}", getattr(options, key), f"{off}: these data are signals, not images")
         return
+    if options.alternate and (options.resize or not options.flip):
+        raise ConfigError.of("data.alternate", True, "false, or data.flip=true and data in memory")
     if options.padding not in PADDINGS:
         raise ConfigError.of("data.padding", options.padding, f"one of {', '.join(PADDINGS)}")
     if options.padding != "black" and not options.crop:

@@ -78,6 +78,12 @@ class WideResNet(_Normalised):
 
 
 @dataclass
+class Airbench(_Common):
+    _target_: str = "lottery.models.airbench.airbench"
+    width: int = 64  # channels of the first block; the other two have four times as many
+
+
+@dataclass
 class Timm(_Normalised):
     _target_: str = "lottery.models.zoo.from_timm"
     bn_scale: str | None = None
@@ -100,6 +106,7 @@ SCHEMAS: dict[str, type[_Common]] = {
     "vgg": VGG,
     "vgg_mlp": VGGMLP,
     "wide_resnet": WideResNet,
+    "airbench": Airbench,
     "timm": Timm,
     "torchvision": TorchVision,
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 from lottery.config.data import Data
 from lottery.data.dataset import Batch, Dataset, Stream
 from lottery.data.order import WHOLE, Indices, Order, Share, Split, sampled
-from lottery.data.transforms import FlipCrop, Scaler
+from lottery.data.transforms import FlipCrop, Scaler, placed
 from lottery.errors import LotteryError
 from lottery.state import digest_of
 
@@ -124,7 +124,7 @@ class TensorStream(Stream):
         super().__init__(order)
         self._images, self._labels = data.splits["train"]
         self._scale, self._epoch = data.scale, -1
-        flip, crop = data.options.flip, data.options.crop
+        flip, crop, self._alternate = data.options.flip, data.options.crop, data.options.alternate
         self._augment = (
             FlipCrop(data.shape, flip, crop, data.device, data.options.padding) if flip or crop > 0 else None
         )
@@ -140,7 +140,8 @@ class TensorStream(Stream):
         return self._scale(images), self._labels.index_select(0, index)
 
     def _begin_(self, epoch: int) -> None:
-        self._index = torch.from_numpy(self.order.permutation(epoch)).to(self._images.device)
+        images = self.order.permutation(epoch)
+        self._index = placed(images, self._images.device)
         if self._augment is not None:
-            self._augment.draw_(self.order.count, self.order.seed, epoch)
+            self._augment.draw_(self.order.count, self.order.seed, epoch, images if self._alternate else None)
         self._epoch = epoch

@@ -9,10 +9,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lottery.config.data import Data
-from lottery.data.order import integers
+from lottery.data.order import Indices, integers
 from lottery.errors import ConfigError
 
 Scaler = Callable[[Tensor], Tensor]
+
+
+def placed(array: Indices, device: torch.device) -> Tensor:
+    """Copy an array to a device. A GPU is not waited for: CUDA copies from ordinary memory before it returns."""
+    return torch.from_numpy(array).to(device, non_blocking=device.type == "cuda")
 
 
 class FlipCrop:
@@ -36,14 +41,19 @@ class FlipCrop:
         # Row `dx`: columns of a crop shifted by dx. Row `2 crop + 1 + dx`: that crop mirrored.
         self._columns = torch.cat([columns, columns.flip(1)])
 
-    def draw_(self, count: int, seed: int, epoch: int) -> None:
-        """Draw for the `count` images of an epoch, in training order: a function of (seed, epoch) alone."""
+    def draw_(self, count: int, seed: int, epoch: int, alternating: Indices | None = None) -> None:
+        """Draw for the `count` images of an epoch, in training order: a function of (seed, epoch) alone.
+
+        alternating: the image at each place. An image that one epoch mirrors the next one does not (airbench's scheme).
+        """
         shifts = 2 * self._crop + 1
         dy = integers(count, shifts, seed, "augment", epoch, "dy")
         dx = integers(count, shifts, seed, "augment", epoch, "dx")
-        if self._flip:
+        if self._flip and alternating is not None:
+            dx = dx + shifts * (integers(count, 2, seed, "augment", "flip")[alternating] ^ (epoch % 2))
+        elif self._flip:
             dx = dx + shifts * integers(count, 2, seed, "augment", epoch, "flip")
-        self._dy, self._dx = torch.from_numpy(dy).to(self._device), torch.from_numpy(dx).to(self._device)
+        self._dy, self._dx = placed(dy, self._device), placed(dx, self._device)
 
     def __call__(self, images: Tensor, part: slice) -> Tensor:
         """Augment images [B, C, H, W] of any type: the images of slice `part` of the drawn epoch."""

@@ -76,6 +76,7 @@ MODELS = {
     "resnet18": "ResNet-18",
     "vgg": "VGG-{depth}",
     "wide_resnet": "WRN-{depth}-{widen}",
+    "airbench": "airbench94",
     "from_timm": "{name}",
     "from_torchvision": "{name}",
 }

@@ -61,7 +61,9 @@ def kind_of(config: Config) -> str:
     model = {name: value for name, value in config.model.items() if name not in ("init", "weights", "pretrained")}
     data, train = config.data, config.train
     shown: list[Any] = [model, list(data.shape), data.classes, data.flip, data.crop, train.batch_size, train.precision]
-    return json.dumps([*shown, train.channels_last, config.optim.name, config.trainer.threads], sort_keys=True)
+    return json.dumps(
+        [*shown, train.channels_last, train.compile, config.optim.name, config.trainer.threads], sort_keys=True
+    )
 
 
 def measured(lab: Lab) -> Pace:

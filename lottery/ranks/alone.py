@@ -16,6 +16,7 @@ from lottery.errors import LotteryError
 from lottery.ranks.place import Place
 
 Loss = Callable[..., Tensor]  # takes (logits, labels) and a `reduction`, as torch's losses do
+Network = Callable[[Tensor], Tensor]
 Sizes = Callable[[], tuple[int, int]]
 OWN_THREADS = torch.get_num_threads()  # torch's own choice
 most_threads = 0  # that a study of this process may have used
@@ -74,7 +75,7 @@ class Alone:
         """Extra words for the seeds of this rank's draws. Rank 0 has none: it draws as a single process does."""
         return (self.rank,) if self.rank else ()
 
-    def mean_loss(self, loss: Loss, network: nn.Module, images: Tensor, labels: Tensor, sizes: Sizes) -> Tensor:
+    def mean_loss(self, loss: Loss, network: Network, images: Tensor, labels: Tensor, sizes: Sizes) -> Tensor:
         """Return this rank's summand of the mean loss over the whole batch.
 
         sizes: returns how many images of the batch are this rank's, and how many there are in all

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lottery.config import Trainer, digest
 from lottery.errors import ConfigError, LotteryError
-from lottery.ranks.alone import Abandoned, Alone, Loss, RanksDiffer, Sizes
+from lottery.ranks.alone import Abandoned, Alone, Loss, Network, RanksDiffer, Sizes
 from lottery.ranks.batch_norm import GlobalNorms
 from lottery.ranks.broadcast import Broadcast
 from lottery.ranks.place import LOOPBACK, Place
@@ -173,7 +173,7 @@ class Ranks(Alone):
         if failed:
             raise Abandoned
 
-    def mean_loss(self, loss: Loss, network: nn.Module, images: Tensor, labels: Tensor, sizes: Sizes) -> Tensor:
+    def mean_loss(self, loss: Loss, network: Network, images: Tensor, labels: Tensor, sizes: Sizes) -> Tensor:
         own, total = sizes()
         with GlobalNorms(own, total):
             logits = network(images)

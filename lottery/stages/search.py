@@ -67,7 +67,7 @@ class Searches(Trainings):
         self.check_stop("before a mask was searched for")
         total = self.duration(steps, "method.steps")
         optim, rate = (self._clipped(weights), weights.rate(total)) if weights else (search.optim, search.lr)
-        recipe = replace(self.recipe, total=total, optim=optim, lr=rate)
+        recipe = replace(self.recipe, total=total, optim=optim, lr=rate, compile=False)
         full = Mask.ones(self.initial.mask.shapes)
         return self._search_stage(Ticket(full, state, 0, 0, total, recipe=recipe), search)
 

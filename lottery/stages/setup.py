@@ -30,6 +30,7 @@ from lottery.training.rewind import RewindPolicy
 
 # Options of the start weights, which no stage key has: the digest of the start state stands for them.
 ORIGIN_OPTIONS = ("init", "weights", "pretrained", "bn_scale", "drop_head")
+START_IMAGES = 5000  # training images from which a network may set start weights (`Setup._started`)
 # The data options in every stage key, besides the digest of the data.
 DATA_OPTIONS = ("scaling", "mean", "std", "flip", "crop", "validation", "limit")
 
@@ -96,6 +97,7 @@ class Setup:
         if data.resize:  # image folders are scaled and cropped while they are read
             options |= {"resize": data.resize, "shape": list(data.shape)}
         options |= {"padding": data.padding} if data.padding != "black" else {}
+        options |= {"alternate": True} if data.alternate else {}
         options |= {"digest": self.dataset.digest, "split_seed": self.config.seeds.split}
         return options | code_inputs({"_target_": data._target_})
 
@@ -113,12 +115,21 @@ class Setup:
     def initial_state(self, seed: int) -> StateRef:
         """Draw new initial weights, buffers included. A weights file is not read, as a control must not see it."""
         drawn = {name: value for name, value in self.config.model.items() if name not in ("weights", "pretrained")}
-        return StateRef.of(build(drawn, self.dataset.shape, self.dataset.classes, seed).state_dict())
+        return StateRef.of(self._started(build(drawn, self.dataset.shape, self.dataset.classes, seed)).state_dict())
+
+    def _started(self, network: nn.Module) -> nn.Module:
+        """Let a network with a `start_from_(images)` set start weights from (at most) 5,000 training images."""
+        start_from = getattr(network, "start_from_", None)
+        if start_from is not None:
+            start_from(next(self.dataset.batches("train", START_IMAGES, limit=START_IMAGES))[0])
+        return network
 
     @cached_property
     def initial(self) -> Ticket:
         """Ticket of the dense network at step 0: a full mask, the initial weights, the whole training ahead."""
         network = self.network()
+        if not self.config.model.get("weights"):
+            self._started(network)
         mask = Mask.ones(prunable(network, self.config.prunable.exclude))
         return Ticket(mask, StateRef.of(network.state_dict()), step=0, order_step=0, steps=self.recipe.total)
 

@@ -27,6 +27,7 @@ from lottery.recipe import Recipe
 from lottery.seeding import derive, reseed, seeded
 from lottery.state import State, snapshot
 from lottery.ticket import Ticket
+from lottery.training.compiled import compiled
 from lottery.training.evaluate import Tally, add_
 from lottery.training.masking import MaskedStep
 from lottery.training.optim import build_optimizer, load_optimizer_state_
@@ -72,6 +73,8 @@ class MaskedTraining(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.network = network
+        self.forward_pass: Callable[[Tensor], Tensor] = network.__call__
+        self.cross_entropy = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
         self.ticket, self.recipe, self.data_on = ticket, recipe, data
         self.progress = progress
         self.keep_steps = keep_steps
@@ -122,6 +125,8 @@ class MaskedTraining(pl.LightningModule):
         masks: Mapping[str, Tensor] = self.ticket.mask
         if self.ticket.silent:
             masks = {**masks, **silent(self.network, self.ticket.mask, self.data.shape)}
+        if recipe.compile:
+            self.forward_pass = compiled(self.network)
         self.masked_step = MaskedStep(self.network, masks, recipe.optim.clip_norm)
         self.add_gradients = self.ranks.gradient_sum(self.network.parameters())
         self.leaving = self.ranks.agreement(lambda: self.hooks.stop(), lambda step: self.hooks.due(step))
@@ -197,7 +202,8 @@ class MaskedTraining(pl.LightningModule):
 
     def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """Return the mean cross-entropy of the batch at `step` of the data order."""
-        return self.ranks.mean_loss(F.cross_entropy, self.network, images, labels, partial(self.stream.sizes, step))
+        sizes = partial(self.stream.sizes, step)
+        return self.ranks.mean_loss(self.cross_entropy, self.forward_pass, images, labels, sizes)
 
     def learning_rate(self, step: int) -> float:
         """Return the rate of this step; fine-tuning stays at the schedule's last rate."""

@@ -13,7 +13,6 @@ from math import isfinite
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -162,7 +161,7 @@ class ScoreSearch(MaskedTraining):
         images = self.laid_out(images)
         with self.effective_weights(), self.autocast():
             logits = functional_call(self.network, buffers, (images,)) if buffers else self.network(images)
-            return F.cross_entropy(logits, labels)
+            return self.cross_entropy(logits, labels)
 
     @contextmanager
     def effective_weights(self) -> Iterator[None]:

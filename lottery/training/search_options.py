@@ -123,7 +123,7 @@ class Search:
     def inputs(self) -> dict[str, Any]:
         """Return the inputs of the stage key, with all options of a user's own method: its `update` may read any."""
         keyed = {each.name: getattr(self, each.name) for each in fields(self) if each.metadata != UNKEYED}
-        keyed |= {"optim": asdict(self.optim), "lr": asdict(self.lr)}
+        keyed |= {"optim": asdict(self.optim), "lr": self.lr.inputs()}
         options = own_options(self.method)
         return keyed | ({"options": options} if options else {})
 

@@ -407,7 +407,7 @@ def test_every_family_of_models_has_a_name():
     names = {family: title({"model": asdict(schema())}).split(" on ")[0] for family, schema in SCHEMAS.items()}
     expected = {
         "lenet": "LeNet-300-100", "mlp": "MLP 100-100", "conv": "Conv-2", "resnet": "ResNet-20", "vgg": "VGG-16",
-        "wide_resnet": "WRN-28-10", "timm": "resnet18", "torchvision": "resnet18",
+        "wide_resnet": "WRN-28-10", "airbench": "airbench94", "timm": "resnet18", "torchvision": "resnet18",
     }  # fmt: skip
     assert expected.items() <= names.items()
     assert not [name for name in names.values() if "{" in name]

@@ -90,7 +90,15 @@ def test_bad_value_is_named(key, value, read_options):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("key", "value"), [("flip", True), ("crop", 2)])
+@pytest.mark.parametrize("options", [{"flip": False}, {"resize": 40}])
+def test_only_flips_in_memory_alternate(options, read_options):
+    with pytest.raises(
+        ConfigError, match=r"data\.alternate: got True, expected false, or data\.flip=true and data in mem"
+    ):
+        check(read_options("cifar10", alternate=True, **options))
+
+
+@pytest.mark.parametrize(("key", "value"), [("flip", True), ("alternate", True), ("crop", 2)])
 def test_signals_are_not_flipped_or_cropped(key, value, read_options):
     with pytest.raises(ConfigError, match=rf"^data\.{key}: .*signals"):
         check(read_options("mnist1d", **{key: value}))

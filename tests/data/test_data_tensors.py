@@ -90,6 +90,27 @@ def test_augmentation_equals_a_plain_loop(flip, crop, padding, make_arrays):
     assert torch.equal(augment(images[8:16], slice(8, 16)), expected[8:16])
 
 
+def test_alternating_mirrors_an_image_in_every_second_epoch(make_dataset):
+    data = make_dataset(flip=True, alternate=True)
+    source = data.splits["train"][0] / 255
+    mirrored = torch.zeros(4, 50, dtype=torch.bool)
+    stream = data.stream(50, seed=0)
+    for epoch in range(4):
+        images, _ = stream.batch(epoch)
+        for image in images:
+            (which,) = [
+                i for i, each in enumerate(source) if torch.equal(each, image) or torch.equal(each.flip(2), image)
+            ]
+            mirrored[epoch, which] = not torch.equal(source[which], image)
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[::2], mirrored[:1].expand(2, -1))
+    assert torch.equal(mirrored[1::2], mirrored[1:2].expand(2, -1))
+    assert 10 < mirrored[0].sum() < 40
+    again = data.stream(50, seed=0)
+    assert torch.equal(again.batch(3)[0], data.stream(50, seed=0).batch(3)[0]), "a function of (seed, step)"
+    assert not torch.equal(data.stream(50, seed=1).batch(3)[0], again.batch(3)[0])
+
+
 def test_padding_is_black_before_scaling(make_dataset):
     """A crop shifted as far as it goes shows (0 - mean)/std at the edge, not 0."""
     data = make_dataset(count=200, crop=2, scaling="standard", mean=[0.5] * 3, std=[0.25] * 3)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lottery.errors import LotteryError
+from lottery.models.airbench import airbench
 from lottery.models.conv import conv
 from lottery.models.mlp import mlp
 from lottery.models.resnet import resnet
@@ -31,6 +32,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet20": lambda: resnet(shape=SHAPE, classes=5, depth=20, width=4),
     "resnet8, padded shortcuts": lambda: resnet(shape=SHAPE, classes=5, depth=8, width=4, shortcut="pad"),
     "wide_resnet": lambda: wide_resnet(shape=SHAPE, classes=5, depth=10, widen=1),
+    "airbench": lambda: airbench(shape=SHAPE, classes=5, width=4),
     "timm resnet18": lambda: from_timm(shape=SHAPE, classes=5, name="resnet18"),
     "timm mobilenetv2_035": lambda: from_timm(shape=SHAPE, classes=5, name="mobilenetv2_035"),
     "torchvision mnasnet0_5": lambda: from_torchvision(shape=SHAPE, classes=5, name="mnasnet0_5"),

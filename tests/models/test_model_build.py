@@ -26,6 +26,7 @@ FAMILIES = [
     (RESNET | {"bn_scale": "uniform"}, RGB),
     ({"_target_": "lottery.models.vgg.vgg", "depth": 11, "width": 4}, RGB),
     ({"_target_": "lottery.models.wide_resnet.wide_resnet", "depth": 10, "widen": 1}, RGB),
+    ({"_target_": "lottery.models.airbench.airbench", "width": 4, "init": "kaiming_normal"}, RGB),
     (TIMM, RGB),
     (TORCHVISION, RGB),
 ]

@@ -11,6 +11,7 @@ and write them anew, then look at the difference before it is committed:
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from functools import cache
@@ -216,6 +217,23 @@ def test_density_of_all_weights_is_the_papers_axis(name: str, printed: dict[int,
     assert max(printed) <= method["rounds"], "the preset goes as far as the published points"
 
 
+def test_fast_airbench_is_airbenchs_recipe() -> None:
+    """methods_next.md D: lr 11.5 and decay 0.0153 for 1,024 images, both decoupled, as airbench's code couples them."""
+    config = preset("fast_airbench")
+    found = recipe(config)
+    momentum = found.optim.momentum
+    scale = 1 + 1 / (1 - momentum)  # how much farther Nesterov's momentum carries a constant gradient
+    assert (found.total, found.batch_size, found.drop_last) == (math.ceil(9.9 * (50_000 // 1024)), 1024, True)
+    assert (momentum, found.optim.nesterov, found.label_smoothing) == (0.85, True, 0.2)
+    assert found.optim.lr == pytest.approx(11.5 / scale)
+    assert found.optim.lr * found.optim.weight_decay == pytest.approx(0.0153 / scale, rel=1e-4)
+    assert [found.lr(step) / found.optim.lr for step in (0, 109, 475)] == pytest.approx([0.2, 1, 0.07])
+    assert found.lr.warmup == int(0.23 * found.total)
+    net = network(config)
+    assert sum(shape.numel() for shape in prunable(net, config.prunable.exclude).values()) == all_weights(net) - 288
+    assert found.rewind_step(config.rewind.to, 50_000) / found.total == pytest.approx(0.008, abs=0.001)
+
+
 # -- golden losses ----------------------------------------------------------------------------------------------------
 
 SHORT = ["data=digits", "train.steps=20it", "train.eval_every=1it", "rewind.to=init"]
@@ -237,6 +255,9 @@ RECIPES = {
     "nesterov, clipping, cosine, augmentation, ResNet": [
         "+exp=openlth_resnet20", *SHORT, *RESNET8, "data.scaling=unit", "optim.nesterov=true", "optim.clip_norm=1",
         "schedule=cosine",
+    ],
+    "one_cycle, smoothed labels, channels_last, ResNet": [
+        "+exp=fast_resnet20", *SHORT, *RESNET8, "train.precision=32", "schedule.warmup=5it", "optim.weight_decay=0.01",
     ],
 }  # fmt: skip
 

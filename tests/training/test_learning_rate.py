@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import pytest
+import torch
 from training_tools import Start
 
 from lottery.config import Schedule
@@ -17,6 +18,7 @@ SCHEDULES = {
     "constant": (),
     "multistep": ("schedule.name=multistep", "schedule.milestones=[5it,2ep,20it]"),
     "cosine": ("schedule.name=cosine",),
+    "one_cycle": ("schedule.name=one_cycle", "schedule.warmup=9it"),
     "warm-up": ("schedule.warmup=9it",),
     "warm-up, multistep": ("schedule.name=multistep", "schedule.milestones=[8it,20it]", "schedule.warmup=1ep"),
     "warm-up, cosine": ("schedule.name=cosine", "schedule.warmup=9it"),
@@ -47,6 +49,29 @@ def test_fine_tuning_stays_at_the_last_rate(make_lab: Callable[..., Lab], starts
 
 def rate(total: int = 100, epoch: int = 10, **options: object) -> LearningRate:
     return LearningRate.resolve(Schedule(**options), 0.4, total, epoch)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("total", "peak"), [(100, 30), (476, 109), (10, 1), (10, 8)])
+def test_one_cycle_is_torchs(total: int, peak: int) -> None:
+    """torch counts the peak in shares of the length, from step -1 on; its initial rate is max_lr / div_factor."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.4, total_steps=total, pct_start=(peak + 1) / total, anneal_strategy="linear",
+        cycle_momentum=False,
+    )  # fmt: skip
+    ours = rate(total, name="one_cycle", warmup=f"{peak}it")
+    for step in range(total):
+        assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        if step < total - 1:
+            theirs.step()
+
+
+def test_the_ends_of_one_cycle_are_shares_of_its_highest_rate() -> None:
+    ours = rate(name="one_cycle", warmup="23it", start=0.2, end=0.07)
+    assert (ours(0), ours(23), ours(99)) == pytest.approx((0.08, 0.4, 0.028))
+    assert max(range(100), key=ours) == 23
+    assert rate(name="one_cycle", warmup="100it")(99) < 0.4, "a cycle that never falls"
 
 
 def test_closed_forms() -> None:

@@ -18,6 +18,7 @@ from lottery.stages.lab import Lab
 from lottery.state import State, StateRef, load_state, snapshot
 from lottery.ticket import Mask, Ticket
 from lottery.training.checkpoint import load_checkpoint
+from lottery.training.evaluate import evaluate
 from lottery.training.masking import MaskedStep, mask_optimizer_state
 from lottery.training.module import Hooks, MaskedTraining
 from lottery.training.optim import build_optimizer, load_optimizer_state_, optimizer_state
@@ -237,3 +238,16 @@ def test_stop_and_due_are_asked_after_every_step(make_lab: Callable[..., Lab]) -
     module.hooks.stop = lambda: True
     assert len(module.advance(9)) == 1
     assert module.progress.step == 5
+
+
+def test_labels_are_smoothed_in_training_alone(make_lab: Callable[..., Lab]) -> None:
+    """The loss against 0.8 of the label and 0.02 of each of ten classes (Szegedy et al. 2016, section 7)."""
+    lab = make_lab("train.label_smoothing=0.2", "model.dropout=0")
+    module = training(lab, lab.initial)
+    images, labels = module.stream.batch(0)
+    log = module.network(images).log_softmax(1)
+    target = 0.8 * nn.functional.one_hot(labels, 10) + 0.02
+    losses = module.advance(1)
+    torch.testing.assert_close(losses[0], -(target * log).sum(1).mean().detach())
+    plain = evaluate(module.network, module.data.batches("validation", 1000))
+    assert module.score("validation") == pytest.approx(plain)
