@@ -1,4 +1,4 @@
-"""The data cache `<paths.data>/NAME.safetensors`: read where it exists, otherwise built through torchvision."""
+"""The data cache `<paths.data>/NAME.safetensors`: read where it exists, otherwise built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -45,10 +45,27 @@ def cached(name: str, torchvision_name: str, options: Data, folder: Path) -> Arr
     path = folder / f"{name}.safetensors"
     if not path.exists():
         build(path, torchvision_name)
+    return read(path, options, torch.uint8)
+
+
+def generated(name: str, make: Callable[[], Arrays], options: Data, folder: Path) -> Arrays:
+    """Read the data set of the cache file, or make it, and write the file where the folder can be written to."""
+    path = folder / f"{name}.safetensors"
+    if path.exists():
+        return read(path, options, torch.float32)
+    arrays = make()
+    with suppress(OSError, LotteryError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, save({part: getattr(arrays, part) for part in Arrays.NAMES}))
+    return arrays
+
+
+def read(path: Path, options: Data, dtype: torch.dtype) -> Arrays:
+    """Read a cache file, check it against the options, and warn where its data have changed."""
     found, _ = read_tensors(path, "pt", "delete the file to have it built again")
     arrays = Arrays.of(found, origin=str(path))
-    arrays.check(options.shape, options.classes, (torch.uint8,))
-    notice(kept_at(folder, name), path, arrays.digest)
+    arrays.check(options.shape, options.classes, (dtype,))
+    notice(kept_at(path.parent, path.stem), path, arrays.digest)
     return arrays
 
 
