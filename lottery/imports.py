@@ -25,20 +25,34 @@ def uncollected() -> Iterator[None]:
 
 
 class Deferred(ModuleType):
-    """A package whose `__init__` runs only when something is asked of it that it does not have yet."""
+    """A module whose code runs only when something is asked of it that it does not have yet."""
 
     def __getattr__(self, name: str) -> Any:
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        self.__loader__.exec_module(self)  # type: ignore[union-attr]
+        if name == "__path__":  # each import looks for it; only packages have it, from the beginning
+            raise AttributeError(name)
+        load(self)
         return getattr(self, name)
 
 
-def deferred(name: str) -> ModuleType:
-    """Return a package that is not imported yet, with its `__init__` deferred. Its submodules can be imported."""
-    spec = find_spec(name)
-    if spec is None:
+def load(module: ModuleType) -> None:
+    """Run the code of a deferred module, unless it has run."""
+    if isinstance(module, Deferred):
+        module.__class__ = ModuleType  # type: ignore[assignment]
+        module.__loader__.exec_module(module)  # type: ignore[union-attr]
+
+
+def deferred(name: str, **known: Any) -> Any:
+    """Return a package or module, which is not imported yet, with its code deferred until more than `known` is asked.
+
+    Submodules can be imported meanwhile. Raises ImportError where there is no such module.
+    """
+    if (spec := find_spec(name)) is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    package = module_from_spec(spec)
-    package.__class__ = Deferred
-    sys.modules[name] = package
-    return package
+    module = module_from_spec(spec)
+    module.__class__ = Deferred
+    vars(module).update(known)
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    return module
