@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lottery.errors import ConfigError, Interrupted
+from lottery.imports import uncollected
 from lottery.record.status import Status
 from lottery.signals import StopFlag
 from lottery.stages.attempts import Attempts, Standstill
@@ -44,19 +45,20 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts) -> int:
     logging.raiseExceptions = False  # a study.log that cannot be written (a full disk) must not print tracebacks
     logging.getLogger("lottery").propagate = True  # until the study shows its own records, below
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
-    from lottery.models.build import check_fit
-    from lottery.ranks.place import Place
+    with uncollected():
+        from lottery.models.build import check_fit
+        from lottery.ranks.place import Place
 
-    try:
-        place = Place.found(cfg.trainer)
-    except ConfigError as error:  # of several SLURM tasks only the first reports it
-        if os.environ.get("SLURM_PROCID", "0") == "0":
-            raise
-        return error.exit_status
-    if place.rank == 0:
-        check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, which is half of the imports
-    from lottery.lease import LeaseLost
-    from lottery.study import Study
+        try:
+            place = Place.found(cfg.trainer)
+        except ConfigError as error:  # of several SLURM tasks only the first reports it
+            if os.environ.get("SLURM_PROCID", "0") == "0":
+                raise
+            return error.exit_status
+        if place.rank == 0:
+            check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, half of the imports
+        from lottery.lease import LeaseLost
+        from lottery.study import Study
 
     if stop:
         raise Interrupted(stop.signum or 0, "before the study began")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lottery.imports import uncollected
 from lottery.launch.job import study
 from lottery.launch.record import Process, Sweep
 from lottery.signals import stop_on_signals
@@ -43,14 +43,11 @@ class Worker:
 
 
 def preload() -> None:
-    """Import the modules of studies with garbage collection disabled, which saves 1 s. Studies report import errors."""
-    gc.disable()
-    with suppress(Exception):
+    """Import the modules of studies. Studies report import errors."""
+    with uncollected(), suppress(Exception):
         import matplotlib.backends.backend_agg  # noqa: F401
 
         import lottery.study  # noqa: F401
-    gc.freeze()
-    gc.enable()
 
 
 @contextmanager
