@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from time import time
@@ -49,15 +50,9 @@ def cached(name: str, torchvision_name: str, options: Data, folder: Path) -> Arr
 
 
 def generated(name: str, make: Callable[[], Arrays], options: Data, folder: Path) -> Arrays:
-    """Read the data set of the cache file, or make it, and write the file where the folder can be written to."""
+    """Read the data set of the cache file, or make it; a training that uses it will write the file."""
     path = folder / f"{name}.safetensors"
-    if path.exists():
-        return read(path, options, torch.float32)
-    arrays = make()
-    with suppress(OSError, LotteryError):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, save({part: getattr(arrays, part) for part in Arrays.NAMES}))
-    return arrays
+    return read(path, options, torch.float32) if path.exists() else replace(make(), cache=path)
 
 
 def read(path: Path, options: Data, dtype: torch.dtype) -> Arrays:

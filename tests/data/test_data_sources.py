@@ -24,9 +24,9 @@ def everything(data, split):
     return torch.cat(images), torch.cat(labels)
 
 
-def test_mnist1d(read_options, tmp_path):
+def test_mnist1d(read_options):
     """4000 + 1000 standardised signals of 40 floats (Greydanus and Kobak 2024), about as many of each class."""
-    data = load(read_options("mnist1d", validation=0), tmp_path, split_seed=0)
+    data = load(read_options("mnist1d", validation=0), NOWHERE, split_seed=0)
     assert data.sizes == {"train": 4000, "validation": 0, "test": 1000}
     parts = [everything(data, split) for split in ("train", "test")]
     images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -35,27 +35,29 @@ def test_mnist1d(read_options, tmp_path):
     assert abs(float(images.mean())) < 1e-5
     assert abs(float(images.std()) - 1) < 1e-4
     assert torch.bincount(labels).tolist() == [500] * 10
+    assert not NOWHERE.exists()
 
 
-def test_mnist1d_is_generated_once_for_a_data_folder(read_options, tmp_path, monkeypatch):
+def test_mnist1d_is_kept_once_it_is_used(read_options, tmp_path, monkeypatch):
     """The file holds what was generated, to the bit."""
     made = load(read_options("mnist1d"), tmp_path / "data", split_seed=0)
+    assert not list(tmp_path.iterdir())
+    made.to("cpu")
     monkeypatch.setattr(sources, "_mnist1d", None)
-    kept = load(read_options("mnist1d"), tmp_path / "data", split_seed=0)
+    kept = load(read_options("mnist1d"), tmp_path / "data", split_seed=0).to("cpu")
     assert kept.digest == made.digest
     assert (tmp_path / "data" / "mnist1d.safetensors").stat().st_size < 1e6
 
 
 def test_mnist1d_needs_no_folder_that_can_be_written_to(read_options, tmp_path):
     (tmp_path / "file").touch()
-    assert load(read_options("mnist1d"), tmp_path / "file", split_seed=0).sizes["test"] == 1000
+    assert load(read_options("mnist1d"), tmp_path / "file", split_seed=0).to("cpu").sizes["test"] == 1000
 
 
-def test_mnist1d_leaves_global_generators_alone_and_is_the_same_twice(read_options, tmp_path):
+def test_mnist1d_leaves_global_generators_alone_and_is_the_same_twice(read_options):
     def generate():
         sources._mnist1d.cache_clear()
-        (tmp_path / "mnist1d.safetensors").unlink(missing_ok=True)
-        return load(read_options("mnist1d"), tmp_path, split_seed=0).digest
+        return load(read_options("mnist1d"), NOWHERE, split_seed=0).digest
 
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002
