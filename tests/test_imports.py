@@ -11,10 +11,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import torch
 from command_line_tools import QUICK, SLOW_IMPORTS, environment
-from safetensors.torch import save_file
 
+from lottery.data import sources
 from lottery.imports import deferred, load, uncollected
 
 
@@ -31,10 +30,6 @@ def run(program: str, *args: str, cwd: Path) -> str:
 
 def test_a_training_imports_what_it_needs(tmp_path: Path) -> None:
     """At its first step only torch and Lightning are there of what is slow to import."""
-    generator = torch.Generator().manual_seed(0)
-    images = {f"{part}_images": torch.rand(1000, 1, 40, generator=generator) for part in ("train", "test")}
-    labels = {f"{part}_labels": torch.arange(1000) % 10 for part in ("train", "test")}
-    save_file(images | labels, tmp_path / "mnist1d.safetensors")
     program = f"""
 import os, sys
 from lottery.__main__ import main
@@ -50,7 +45,8 @@ def until_first_step(self, lab):
 IMP.__call__ = until_first_step
 main(sys.argv[1:])
 """
-    out = run(program, "+exp=imp_rewind", *QUICK, "rewind.to=10it", f"paths.data={tmp_path}", cwd=tmp_path)
+    sources._mnist1d()  # now it is in the cache folder
+    out = run(program, "+exp=imp_rewind", *QUICK, "rewind.to=10it", cwd=tmp_path)
     assert out.splitlines()[-1] == "pytorch_lightning torch"
 
 

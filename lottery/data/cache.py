@@ -1,16 +1,16 @@
-"""The data cache `<paths.data>/NAME.safetensors`: read where it exists, otherwise built."""
+"""The data cache `<paths.data>/NAME.safetensors`: read where it exists, otherwise built through torchvision."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from time import time
@@ -46,21 +46,30 @@ def cached(name: str, torchvision_name: str, options: Data, folder: Path) -> Arr
     path = folder / f"{name}.safetensors"
     if not path.exists():
         build(path, torchvision_name)
-    return read(path, options, torch.uint8)
-
-
-def generated(name: str, make: Callable[[], Arrays], options: Data, folder: Path) -> Arrays:
-    """Read the data set of the cache file, or make it; a training that uses it will write the file."""
-    path = folder / f"{name}.safetensors"
-    return read(path, options, torch.float32) if path.exists() else replace(make(), cache=path)
-
-
-def read(path: Path, options: Data, dtype: torch.dtype) -> Arrays:
-    """Read a cache file, check it against the options, and warn where its data have changed."""
     found, _ = read_tensors(path, "pt", "delete the file to have it built again")
     arrays = Arrays.of(found, origin=str(path))
-    arrays.check(options.shape, options.classes, (dtype,))
-    notice(kept_at(path.parent, path.stem), path, arrays.digest)
+    arrays.check(options.shape, options.classes, (torch.uint8,))
+    notice(kept_at(folder, name), path, arrays.digest)
+    return arrays
+
+
+def generated(name: str, make: Callable[[], Arrays]) -> Arrays:
+    """Return arrays that take long to make, from a file in the user's cache folder, or make them and the file.
+
+    A file that is damaged is made again. Without a folder that can be written to, each process makes its own.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = Path(os.path.expanduser(home)) / "lottery" / f"{name}.safetensors"
+    with suppress(LotteryError):
+        found, header = read_tensors(path, "pt")
+        arrays = Arrays.of(found, origin=name)
+        if header.get("digest") == arrays.digest:
+            return arrays
+    arrays = make()
+    with suppress(OSError, LotteryError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {part: getattr(arrays, part) for part in Arrays.NAMES}
+        write_atomic(path, save(tensors, {"digest": arrays.digest}))
     return arrays
 
 

@@ -1,8 +1,9 @@
-"""The sources of the in-memory data sets: two that need no download, and four common ones that are downloaded."""
+"""The sources of the in-memory data sets: two that need no file, and four common ones from the data cache."""
 
 from __future__ import annotations
 
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,22 @@ from lottery.data.tensors import Arrays
 from lottery.seeding import seeded
 
 
+@cache
+def _mnist1d() -> Arrays:
+    return generated(f"mnist1d-{version('mnist1d')}", make_mnist1d)
+
+
 def mnist1d(options: Data, folder: Path) -> Arrays:
     """Return MNIST-1D (Greydanus and Kobak 2024, arXiv 2011.14439): 4000 and 1000 signals of 40 floats, ten classes.
 
     float32, with mean 0 and variance 1 over everything. To generate them takes longer than to import torch, so they
-    are kept in the data cache.
+    are kept in the user's cache folder.
     """
-    return generated("mnist1d", _mnist1d, options, folder)
+    return _mnist1d()
 
 
-@cache
-def _mnist1d() -> Arrays:
+def make_mnist1d() -> Arrays:
+    """Generate MNIST-1D."""
     from mnist1d.data import make_dataset
 
     with seeded(0):  # the package seeds the global generators; this restores the caller's state

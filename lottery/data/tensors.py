@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from lottery.config.data import Data
@@ -19,23 +16,18 @@ from lottery.data.dataset import Batch, Dataset, Stream
 from lottery.data.order import WHOLE, Indices, Order, Share, Split, sampled
 from lottery.data.transforms import FlipCrop, Scaler
 from lottery.errors import LotteryError
-from lottery.files import write_atomic
 from lottery.state import digest_of
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """The arrays of an in-memory data set, as its source returns them.
-
-    `origin`: a file or function, for errors. `cache`: a file to keep generated arrays in, once a training uses them.
-    """
+    """The arrays of an in-memory data set, as its source returns them. `origin`: a file or function, for errors."""
 
     origin: str
     train_images: Tensor
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    cache: Path | None = field(default=None, kw_only=True)
 
     NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -82,14 +74,7 @@ class Arrays:
         training = (self.train_images, self.train_labels)
         indices = {"train": split.train, "validation": split.validation}
         splits = {name: _taken(training, chosen) for name, chosen in indices.items()}
-        return TensorDataset(options, {**splits, "test": (self.test_images, self.test_labels)}, self.digest, self.keep)
-
-    def keep(self) -> None:
-        """Write the cache file, unless there is one or its folder cannot be written to."""
-        if self.cache is not None and not self.cache.exists():
-            with suppress(OSError, LotteryError):
-                self.cache.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(self.cache, save({name: getattr(self, name) for name in self.NAMES}))
+        return TensorDataset(options, {**splits, "test": (self.test_images, self.test_labels)}, self.digest)
 
 
 def _taken(batch: Batch, indices: Indices) -> Batch:
@@ -104,17 +89,13 @@ def _taken(batch: Batch, indices: Indices) -> Batch:
 class TensorDataset(Dataset):
     """A data set in memory: for each split images (uint8 or float32) [N, *shape] and labels int64 [N]."""
 
-    def __init__(
-        self, options: Data, splits: dict[str, Batch], digest: str, keep: Callable[[], None] = lambda: None
-    ) -> None:
-        """`keep` is called when the data are used, which is after all checks."""
-        images, self.splits, self.keep = splits["test"][0], splits, keep
+    def __init__(self, options: Data, splits: dict[str, Batch], digest: str) -> None:
+        images, self.splits = splits["test"][0], splits
         sizes = {split: len(labels) for split, (_, labels) in splits.items()}
         super().__init__(options, sizes, digest, images.dtype, images.device)
 
     def to(self, device: torch.device | str) -> TensorDataset:
         """Return the data set on `device`; tensors that are there already are shared, not copied."""
-        self.keep()
         splits = {name: (images.to(device), labels.to(device)) for name, (images, labels) in self.splits.items()}
         return TensorDataset(self.options, splits, self.digest)
 
