@@ -68,14 +68,16 @@ class WandbSink:
 
     def open(self, run: RunInfo) -> None:
         """Begin or continue the study's run."""
-        from lottery.training.lightning import pl
+        import lottery.training.lightning  # noqa: F401, I001 - before Lightning, in `sync` too
+        from pytorch_lightning.loggers import WandbLogger
+        from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
         # A study is one process, but Lightning would take a task of `srun -n 4` for a worker that must not log.
-        pl.utilities.rank_zero_only.rank = 0  # type: ignore[attr-defined]
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
         opened = self._open_run(run)
         self.keeps = not opened.disabled
         # With a given run, the logger does not make trainer/global_step the axis of all figures.
-        self.logger = pl.loggers.WandbLogger(experiment=opened)
+        self.logger = WandbLogger(experiment=opened)
         self.logger.log_hyperparams(run.config)
         for figures, axis in {"round/*": "round", "curve/*": "curve/total_step", "search/*": "search/step"}.items():
             opened.define_metric(axis)
