@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lottery.errors import ConfigError, Interrupted
+from lottery.imports import uncollected
 from lottery.record.status import Status
 from lottery.signals import StopFlag
 from lottery.stages.attempts import Attempts, Standstill
@@ -53,25 +54,26 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str =
     """Run the study in this process. Slow imports start here, when the configuration is known to be valid."""
     logging.getLogger("lottery").propagate = True  # until the study shows its own records, below
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
-    import torch
+    with uncollected():
+        import torch
 
-    from lottery.models.build import check_fit
-    from lottery.ranks.place import Place
+        from lottery.models.build import check_fit
+        from lottery.ranks.place import Place
 
-    try:
-        place = Place.found(cfg.trainer)
-    except ConfigError as error:  # of several SLURM tasks only the first reports it
-        if os.environ.get("SLURM_PROCID", "0") == "0":
-            raise
-        return error.exit_status
-    own_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # workers are copies of this process, which must have no threads of torch until then
-    if place.rank == 0:
-        check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, which is half of the imports
-    from lottery.inputs import still
-    from lottery.lease import LeaseLost
-    from lottery.study import Study
-    from lottery.workers import hired
+        try:
+            place = Place.found(cfg.trainer)
+        except ConfigError as error:  # of several SLURM tasks only the first reports it
+            if os.environ.get("SLURM_PROCID", "0") == "0":
+                raise
+            return error.exit_status
+        own_threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # workers are copies of this process, which must have no threads of torch until then
+        if place.rank == 0:
+            check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, half of the imports
+        from lottery.inputs import still
+        from lottery.lease import LeaseLost
+        from lottery.study import Study
+        from lottery.workers import hired
 
     if stop:
         raise Interrupted(stop.signum or 0, "before the study began")

@@ -22,6 +22,13 @@ QUICK = (
 )  # fmt: skip
 
 
+# What takes longer to import than an answer may take, and longer than a training may take to begin.
+SLOW_IMPORTS = (
+    "torch", "torchvision", "pytorch_lightning", "timm", "matplotlib", "wandb", "pandas", "scipy", "sklearn",
+    "tensorboard",
+)  # fmt: skip
+
+
 @dataclass
 class Outcome:
     """What a command line came to."""

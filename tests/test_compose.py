@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line_tools import ROOT, environment
+from command_line_tools import ROOT, SLOW_IMPORTS, environment
 from omegaconf import OmegaConf
 
 from lottery.combine import Composer, labels
@@ -350,7 +350,7 @@ def test_help_and_errors_that_need_no_data_import_nothing_heavy(tmp_path: Path) 
 import sys
 from lottery.__main__ import main
 statuses = [main(args) for args in {TORCH_FREE!r}]
-heavy = {{"torch", "torchvision", "pytorch_lightning", "matplotlib", "wandb", "pandas", "sklearn"}} & set(sys.modules)
+heavy = set({SLOW_IMPORTS}) & set(sys.modules)
 assert not heavy, heavy
 assert statuses == [0] * 4 + [2] * {len(TORCH_FREE) - 4}, statuses
 """

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from lottery.errors import ConfigError
 
@@ -28,6 +27,8 @@ def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
     values = _finite(values)
     if len(values) < 2:
         return Interval(NAN, NAN)
+    from scipy.special import stdtrit  # slow to import, and most tables have one seed
+
     half = stdtrit(len(values) - 1, (1 + _share(confidence)) / 2) * _standard_error(values)
     return Interval(float(values.mean() - half), float(values.mean() + half))
 
@@ -67,6 +68,8 @@ def _bca_levels(values: np.ndarray, means: np.ndarray, levels: np.ndarray) -> np
     half_of_ties = (below + at_most) / 2
     if spread == 0 or not 0 < half_of_ties < 1:
         return levels
+    from scipy.special import ndtr, ndtri
+
     bias, acceleration = ndtri(half_of_ties), (away**3).sum() / (6 * spread)
     shifted = bias + ndtri(levels)
     return ndtr(bias + shifted / (1 - acceleration * shifted))
@@ -94,6 +97,8 @@ def p_above(values: ArrayLike, bound: float) -> float:
     above, error = values.mean() - bound, _standard_error(values)
     if error == 0:
         return 0.0 if above > 0 else 1.0
+    from scipy.special import stdtr
+
     return float(stdtr(len(values) - 1, -above / error))
 
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import II, DictConfig, OmegaConf
 
 from lottery.config.data import Data
@@ -214,6 +213,8 @@ class Config:
 
 def register() -> None:
     """Register the schemas with Hydra: the whole study's, and one for each model family."""
+    from hydra.core.config_store import ConfigStore  # commands that only read configurations do without Hydra
+
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for family, schema in MODEL_SCHEMAS.items():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -49,6 +50,26 @@ def cached(name: str, torchvision_name: str, options: Data, folder: Path) -> Arr
     arrays = Arrays.of(found, origin=str(path))
     arrays.check(options.shape, options.classes, (torch.uint8,))
     notice(kept_at(folder, name), path, arrays.digest)
+    return arrays
+
+
+def generated(name: str, make: Callable[[], Arrays]) -> Arrays:
+    """Return arrays that take long to make, from a file in the user's cache folder, or make them and the file.
+
+    A file that is damaged is made again. Without a folder that can be written to, each process makes its own.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = Path(os.path.expanduser(home)) / "lottery" / f"{name}.safetensors"
+    with suppress(LotteryError):
+        found, header = read_tensors(path, "pt")
+        arrays = Arrays.of(found, origin=name)
+        if header.get("digest") == arrays.digest:
+            return arrays
+    arrays = make()
+    with suppress(OSError, LotteryError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {part: getattr(arrays, part) for part in Arrays.NAMES}
+        write_atomic(path, save(tensors, {"digest": arrays.digest}))
     return arrays
 
 

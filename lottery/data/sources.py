@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from lottery.config.data import Data
-from lottery.data.cache import cached
+from lottery.data.cache import cached, generated
 from lottery.data.order import permutation
+from lottery.data.tensors import Arrays
 from lottery.seeding import seeded
 
 
-def mnist1d(options: Data, folder: Path) -> dict[str, np.ndarray]:
-    """Generate MNIST-1D (Greydanus and Kobak 2024, arXiv 2011.14439): 4000 and 1000 signals of 40 floats, ten classes.
+@cache
+def _mnist1d() -> Arrays:
+    return generated(f"mnist1d-{version('mnist1d')}", make_mnist1d)
 
-    This takes a second or two, once per process. float32, with mean 0 and variance 1 over everything.
+
+def mnist1d(options: Data, folder: Path) -> Arrays:
+    """Return MNIST-1D (Greydanus and Kobak 2024, arXiv 2011.14439): 4000 and 1000 signals of 40 floats, ten classes.
+
+    float32, with mean 0 and variance 1 over everything. To generate them takes longer than to import torch, so they
+    are kept in the user's cache folder.
     """
     return _mnist1d()
 
 
-@cache
-def _mnist1d() -> dict[str, np.ndarray]:
+def make_mnist1d() -> Arrays:
+    """Generate MNIST-1D."""
     from mnist1d.data import make_dataset
 
     with seeded(0):  # the package seeds the global generators; this restores the caller's state
         made = make_dataset()
-    return {
+    parts = {
         "train_images": made["x"].astype(np.float32)[:, None],
         "train_labels": made["y"].astype(np.int64),
         "test_images": made["x_test"].astype(np.float32)[:, None],
         "test_labels": made["y_test"].astype(np.int64),
     }
+    return Arrays.of(parts, origin="lottery.data.sources.mnist1d")
 
 
 def digits(options: Data, folder: Path) -> dict[str, np.ndarray]:

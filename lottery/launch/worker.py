@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lottery.imports import uncollected
 from lottery.launch.job import study
 from lottery.launch.record import Process, Sweep
 from lottery.signals import stop_on_signals
@@ -39,27 +39,23 @@ class Worker:
 
 
 def preload() -> None:
-    """Import the modules of studies with garbage collection disabled, which saves 1 s. Studies report import errors.
-
-    Does nothing after the first study that needs them.
-    """
+    """Import the modules of studies, unless an earlier study needed them. Studies report import errors."""
     if "lottery.study" in sys.modules:
         return
-    gc.disable()
-    with suppress(Exception):
+    with uncollected(), suppress(Exception):
         import matplotlib.backends.backend_agg  # noqa: F401
 
         import lottery.study  # noqa: F401
-    gc.freeze()
-    gc.enable()
 
 
 def restore_threads() -> None:
     """Set torch's own choice of threads again: a study's trainer.threads must not affect the next study."""
     if "lottery.study" in sys.modules:
-        from lottery.ranks.alone import OWN_THREADS, set_threads
+        import torch
 
-        set_threads(OWN_THREADS)
+        from lottery.ranks.alone import OWN_THREADS
+
+        torch.set_num_threads(OWN_THREADS)
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class WandbSink:
 
     def open(self, run: RunInfo) -> None:
         """Begin or continue the study's run."""
+        import lottery.training.lightning  # noqa: F401, I001 - before Lightning, in `sync` too
         from pytorch_lightning.loggers import WandbLogger
         from pytorch_lightning.utilities.rank_zero import rank_zero_only
 

@@ -7,9 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import pytorch_lightning as pl
-from pytorch_lightning.plugins.environments import LightningEnvironment
-
+from lottery.training.lightning import LightningEnvironment, pl
 from lottery.training.module import MaskedTraining
 
 

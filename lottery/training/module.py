@@ -15,7 +15,6 @@ from math import isfinite
 from time import monotonic
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from lottery.state import State, snapshot
 from lottery.ticket import Ticket
 from lottery.training.compiled import compiled
 from lottery.training.evaluate import Tally, add_
+from lottery.training.lightning import pl
 from lottery.training.masking import MaskedStep
 from lottery.training.optim import build_optimizer, load_optimizer_state_
 from lottery.training.progress import NonFiniteLoss, Progress, Stopped

@@ -12,6 +12,7 @@ import torch
 
 from lottery.config.data import Data
 from lottery.data import sources
+from lottery.data.cache import generated
 from lottery.data.load import load
 from lottery.errors import ConfigError, LotteryError
 from lottery.models.build import check_fit
@@ -38,10 +39,36 @@ def test_mnist1d(read_options):
     assert not NOWHERE.exists()
 
 
-def test_mnist1d_leaves_global_generators_alone_and_is_the_same_twice(read_options):
+def test_generated_arrays_are_made_once_for_a_user(make_arrays, tmp_path, monkeypatch):
+    """The file holds what was generated, to the bit; one that is damaged or altered is made again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = []
+
+    def make():
+        made.append(make_arrays(dtype=torch.float32))
+        return made[-1]
+
+    digests = {generated("signals", make).digest for _ in range(3)}
+    [path] = (tmp_path / "cache").rglob("*.safetensors")
+    whole = path.read_bytes()
+    assert len(made) == 1
+    for damaged in (whole[:-100], whole[:-100] + bytes(100)):
+        path.write_bytes(damaged)
+        digests.add(generated("signals", make).digest)
+        assert path.read_bytes() == whole
+    assert (len(made), len(digests)) == (3, 1)
+
+
+def test_mnist1d_needs_no_folder_that_can_be_written_to(read_options, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    sources._mnist1d.cache_clear()
+    assert load(read_options("mnist1d"), NOWHERE, split_seed=0).sizes["test"] == 1000
+
+
+def test_mnist1d_leaves_global_generators_alone_and_is_the_same_twice():
     def generate():
-        sources._mnist1d.cache_clear()
-        return load(read_options("mnist1d"), NOWHERE, split_seed=0).digest
+        return sources.make_mnist1d().digest
 
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002

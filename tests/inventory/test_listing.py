@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line_tools import call, environment
+from command_line_tools import SLOW_IMPORTS, call, environment
 from store_house import SEEDS, TRAININGS, House
 
 from lottery.inventory import contents
@@ -215,7 +215,7 @@ def test_it_answers_without_torch(house: House) -> None:
         "import sys\nfrom lottery.__main__ import main\n"
         "for args in (['ls'], ['show', sys.argv[1]], ['gc'], ['verify']):\n"
         "    assert main(['store', *args, '--runs', sys.argv[2]]) == 0\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        f"heavy = {{'numpy', 'hydra', *{SLOW_IMPORTS}}} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     arguments = [sys.executable, "-c", code, house.stage(0).key, str(house.runs)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line_tools import call, command, environment
+from command_line_tools import SLOW_IMPORTS, call, command, environment
 from slurm_tools import SlowStudy, Slurm, wait_until
 
 from lottery.launch import scheduler
@@ -367,7 +367,8 @@ def test_how_it_looks_on_a_terminal(sweep: Sweep, tmp_path: Path, columns: int) 
 
 
 def test_it_needs_no_torch(sweep: Sweep, tmp_path: Path) -> None:
-    look = "import sys; from lottery.__main__ import main; main(); print({'torch', 'rich', 'hydra'} & set(sys.modules))"
+    heavy = {*SLOW_IMPORTS, "numpy", "rich", "hydra"}
+    look = f"import sys; from lottery.__main__ import main; main(); print({heavy} & set(sys.modules))"
     args = [sys.executable, "-c", look, "status", "--runs", str(tmp_path)]
     done = subprocess.run(args, capture_output=True, text=True, env=environment(), timeout=60)
     assert done.stdout.splitlines()[-1] == "set()", done.stderr
