@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from command_line_tools import Outcome, listing
 from torch import nn
-from training_tools import SMALL
+from training_tools import SMALL, draw_nothing
 
 from lottery.compose import composed
 from lottery.cost.counts import multiply_adds
@@ -40,6 +41,13 @@ def exported(*args: object) -> Outcome:
     with redirect_stdout(out), redirect_stderr(err):
         status = reported(lambda: export([str(arg) for arg in args]))
     return Outcome(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _undrawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command_line_tools import call, listing
 from sweep_tools import SMALL, sweep_file
+from training_tools import draw_nothing
 
 from lottery.papers import load
 from lottery.papers.plan import plan, wall
@@ -36,7 +37,7 @@ OPTIM = ["optim.lr=3e-3", "seed=0"]
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lottery.papers.probe.SECONDS", 0.01)
-    monkeypatch.setattr("lottery.figures.study.draw_study", lambda run: [])  # which takes longer than the training
+    draw_nothing(monkeypatch)
 
 
 def sweep(folder: Path, *blocks: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from command_line_tools import call
 from sweep_tools import FIGURE, IMP, sweep_file
+from training_tools import draw_nothing
 
 from lottery.papers import draw, ensure, jobs, load, table
 from lottery.papers.running import at_once, run_missing
@@ -24,7 +25,7 @@ HERE = ("--scale", "smoke", "--launcher", "here")
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOTTERY_DATA", raising=False)
-    monkeypatch.setattr("lottery.figures.study.draw_study", lambda run: [])  # each study's own figures
+    draw_nothing(monkeypatch)  # of each study, not of the paper
 
 
 def results(runs: str) -> dict[str, list[str]]:
