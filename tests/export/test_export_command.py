@@ -23,6 +23,7 @@ from lottery.export.command import Exported, export
 from lottery.export.write import load_shrunk, write_network
 from lottery.models.mlp import mlp
 from lottery.models.resnet import resnet
+from lottery.record.run import Run
 from lottery.state import load_state
 from lottery.study import Study
 from lottery.ticket import Mask
@@ -106,19 +107,26 @@ def test_from_a_run_folder_to_a_smaller_network_and_back(filtered: Path, small: 
     assert facts["difference"]["shrunk"] <= 1e-5
 
 
-@pytest.mark.parametrize("options", [[], ["--dense"]], ids=["shrunk", "dense"])
-def test_a_layer_ticket_is_written_as_the_shallow_network(tmp_path: Path, options: list[str]) -> None:
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a study that removes two of six units."""
     layers = ["method=layers", "layer_criterion=l1", "method.remove=[2]", "model=resnet20", "model.depth=14"]
-    study = Study(composed([*COMMON, *layers, "model.width=4", f"paths.runs={tmp_path}"]))
-    _, row = study.run()
-    outcome = exported(study.folder.path, "--round", 1, *options)
+    study = Study(composed([*COMMON, *layers, "model.width=4", f"paths.runs={tmp_path_factory.mktemp('shallow')}"]))
+    study.run()
+    return study.folder.path
+
+
+@pytest.mark.parametrize("options", [[], ["--dense"]], ids=["shrunk", "dense"])
+def test_a_layer_ticket_is_written_as_the_shallow_network(shallow: Path, options: list[str]) -> None:
+    row = Run(shallow).rows[1]
+    outcome = exported(shallow, "--round", 1, *options)
     assert (outcome.status, outcome.err) == (0, "")
-    folder = study.folder.path / "export" / f"round_001{'.dense' if options else ''}"
+    folder = shallow / "export" / f"round_001{'.dense' if options else ''}"
     facts = json.loads((folder / "network.json").read_text())
     assert facts["removed_units"] == row["removed_units"]
     assert len(row["removed_units"]) == 2
     dense = resnet(shape=(1, 8, 8), classes=10, depth=14, width=4).eval()
-    dense.load_state_dict(stored(study.folder.path, "round_001"))
+    dense.load_state_dict(stored(shallow, "round_001"))
     network = load_shrunk(folder)
     batch = torch.randn(16, 1, 8, 8)
     with torch.no_grad():

@@ -26,6 +26,8 @@ from lottery.study import Study
 from lottery.ticket import Mask
 from lottery.training.module import MaskedTraining
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COMMON = [option for option in SMALL if not option.startswith("method.")]
 SHORT = ["method.steps=10it"]
 JACKPOT = ["method=jackpot", "allocation=magnitude_ratio", *SHORT]
