@@ -96,6 +96,7 @@ def child_of(pid: int | None) -> int | None:
     return found[0] if found else None
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_processes_find_what_one_finds(tmp_path: Path, ranks: Callable[[Path], list[ForkProcess]]) -> None:
     """Rounds of IMP, on two ranks; killed in every way and continued, with the same bits."""
     one, two, killed = tmp_path / "one", tmp_path / "two", tmp_path / "killed"
