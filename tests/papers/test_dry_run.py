@@ -53,6 +53,7 @@ def stages(runs: str = "runs") -> dict[str, int]:
     return {kind: count for kind, count in kinds.items() if count}
 
 
+@pytest.mark.slow
 def test_it_counts_the_stages_that_a_run_then_has(tmp_path: Path, on_batch: list[Callable[[int], object]]) -> None:
     """Of methods and policies that share dense trainings, tickets and copies.
 

@@ -68,6 +68,7 @@ def test_runs_what_is_missing_then_draws(tmp_path: Path, on_batch: list[Callable
     assert len(steps) == 9 * 20, "a larger scale runs what it has more"
 
 
+@pytest.mark.slow
 def test_interrupted_it_continues(tmp_path: Path, on_batch: list[Callable[[int], object]]) -> None:
     """Cut short in the fourth training: what was done is kept, and the end is as without the interruption."""
     path, flag, steps = sweep_file(tmp_path), StopFlag(), list[int]()

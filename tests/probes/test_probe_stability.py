@@ -226,6 +226,7 @@ def small(tmp_path: Path, *overrides: str) -> DictConfig:
     return composed([*kept, "probes=full", *few, f"paths.runs={tmp_path}", *overrides])
 
 
+@pytest.mark.slow
 def test_every_probe_in_a_study_with_controls(tmp_path: Path, starts: list[Start]) -> None:
     """Figures are JSON; copies are named in rounds/*.json, so that gc keeps them; a second run trains nothing."""
     study = Study(small(tmp_path, "controls.random=1", "method.rounds=1"))
