@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from torch.optim import Optimizer
-from training_tools import Start, small_config
+from training_tools import Start, draw_nothing, small_config
 
 from lottery.config import settings
 from lottery.data.dataset import Batch
@@ -57,6 +57,12 @@ def make_lab(configure: Callable[..., DictConfig]) -> Callable[..., Lab]:
         return Lab(settings(configure(*overrides, runs=runs)), StopFlag() if stop is None else stop, lambda *_: None)
 
     return make
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies end without figures and report: for tests that do not look at them."""
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture

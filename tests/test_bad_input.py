@@ -15,6 +15,7 @@ import pytest
 import torch
 from command_line_tools import QUICK, Outcome, call, listing, run_folder, spawn
 from safetensors.torch import save_file
+from training_tools import draw_nothing
 
 from lottery.methods.imp import IMP
 from lottery.record.table import load_runs
@@ -24,7 +25,7 @@ HAS_CHECK = pytest.mark.skipif(not hasattr(IMP, "check"), reason="IMP does not c
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOTTERY_DATA", raising=False)
 
@@ -323,6 +324,7 @@ def test_an_error_that_nobody_foresaw_has_its_traceback_in_the_log(
 
 EXPLODING = '''
 from dataclasses import dataclass, replace
+from training_tools import draw_nothing
 
 from lottery.stages.round import Round
 
@@ -399,6 +401,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("LOTTERY_DATA", raising=False)
+        draw_nothing(patch)
         assert call(*THREE).status == 0
     return folder
 

@@ -24,7 +24,7 @@ from lottery.signals import HANDLED
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOTTERY_DATA", raising=False)
 

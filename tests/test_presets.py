@@ -34,6 +34,8 @@ from lottery.study import Study
 PRESETS = sorted(path.stem for path in (config_folder() / "exp").glob("*.yaml"))
 IMP = "lottery.methods.imp.IMP"
 TRAIN, TEST = 80, 20  # images of the made-up data sets
+# Of the presets of a paper for networks of one kind, most are slow tests.
+QUICK = [name for name in PRESETS if not re.search(r"_(resnet|vgg|conv)\d+$", name)] + ["bip_resnet20", "lth_resnet20"]
 
 # What a preset needs besides `tiny` to be over in seconds: the lengths that only its own method has.
 POINTS = ["method.points=[0it,1it]", "method.measured=[0,1]", "probes.connectivity.points=2"]
@@ -185,7 +187,9 @@ def check_ladder(cfg: DictConfig, rows: list[Row]) -> None:
     assert [row["steps"] for row in rows] == [2, 2 - rewound, 2 - rewound]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in PRESETS if name not in QUICK)]
+)
 def test_runs(name: str, tmp_path: Path) -> None:
     cfg = tiny(name, tmp_path)
     study = Study(cfg)

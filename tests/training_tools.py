@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 
+import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -42,6 +43,12 @@ def small_config(overrides: tuple[str, ...]) -> DictConfig:
     choices = tuple(override for override in overrides if "." not in override.partition("=")[0])
     values = OmegaConf.from_dotlist([override for override in overrides if override not in choices])
     return checked(OmegaConf.merge(base_config(choices), values))  # type: ignore[arg-type]
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Have studies end without figures and report, which take longer than all else of a small study."""
+    patch.setattr("lottery.figures.study.draw_study", lambda folder: [])
+    patch.setattr("lottery.study.Study.report", lambda study: None)
 
 
 @dataclass

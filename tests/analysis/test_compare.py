@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command_line_tools import Outcome, call
-from training_tools import SMALL
+from training_tools import SMALL, draw_nothing
 
 from lottery.analysis.compare import labels
 from lottery.analysis.comparison import chosen, measured
@@ -43,10 +43,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "wider": ["method.rounds=1", "method.rate=0.5", "model.hidden=[20]"],
     }
     found = {}
-    for name, overrides in studies.items():
-        study = Study(composed([*small, "model.hidden=[10]", "train.steps=12it", *overrides, f"paths.runs={root}"]))
-        study.run()
-        found[name] = study.folder.path
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        for name, overrides in studies.items():
+            study = Study(composed([*small, "model.hidden=[10]", "train.steps=12it", *overrides, f"paths.runs={root}"]))
+            study.run()
+            found[name] = study.folder.path
     return found
 
 

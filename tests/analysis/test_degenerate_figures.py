@@ -100,7 +100,15 @@ def extreme(rows: list[Row]) -> list[Row]:
                                     "probe/lmc_curve_test": [math.inf, None, -1e30]}]  # fmt: skip
 
 
-TABLES = (none_kept, nothing_but_none_kept, all_nan, all_null, one_point, one_ticket, all_equal, extreme)
+TABLES = [
+    none_kept,
+    all_null,
+    one_point,
+    *(
+        pytest.param(each, marks=pytest.mark.slow)
+        for each in (nothing_but_none_kept, all_nan, one_ticket, all_equal, extreme)
+    ),
+]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 from PIL import Image
 from report_tools import HOSTILE, make_row, masked, write_run, write_study
 
@@ -32,6 +34,7 @@ from lottery.report.command import report, write_report
 from lottery.report.markup import Html, embedded, tag
 from lottery.report.masks import LEVELS, explorer, thumbnail
 from lottery.report.study import ReportedRun, grouped, read_studies
+from lottery.study import Study
 from lottery.ticket import Mask
 
 
@@ -383,3 +386,21 @@ def test_a_folder_is_no_file_to_write(two_seeds: Path, tmp_path: Path) -> None:
 def test_a_study_reads_what_its_folder_says(two_seeds: Path) -> None:
     study = ReportedRun(sorted(two_seeds.iterdir())[1])
     assert (study.seed, study.finished, len(study.rows), study.environment) == (1, True, 7, {})
+
+
+def test_a_study_ends_with_a_report_and_is_done_without_one(configure: Callable[..., DictConfig]) -> None:
+    """The page says that the study is finished; where it cannot be written the study says so, and is done."""
+    cfg = configure("method.rounds=1", "controls=none")
+    study = Study(cfg)
+    study.run()
+    folder = study.folder.path
+    page = (folder / "report.html").read_text()
+    assert folder.name in page
+    assert "nfinished" not in page
+    assert "data:image/png;base64," in page
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    (folder / "report.html" / "in_the_way").touch()
+    Study(cfg).run()
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    assert "report.html could not be written" in (folder / "study.log").read_text()

@@ -199,6 +199,7 @@ def test_energy_is_that_of_all_packages_and_not_of_their_parts_again(powercap: C
     assert joules(work, CPU, root) == pytest.approx(2.5 + 1.0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_counter_nothing_is_made_up(tmp_path: Path) -> None:
     assert joules(lambda: pytest.fail("there was nothing to measure"), CPU, tmp_path) is None
 

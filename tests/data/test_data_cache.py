@@ -162,6 +162,7 @@ def test_a_server_that_says_nothing_is_an_error_and_no_wait(tmp_path, read_optio
     assert socket.getdefaulttimeout() is None
 
 
+@pytest.mark.slow
 def test_what_killed_downloads_left_is_removed_and_a_running_one_let_be(tmp_path, read_options, offline):
     code = (
         "import sys; from pathlib import Path; from lottery.data.cache import build; build(Path(sys.argv[1]), 'MNIST')"

@@ -144,6 +144,7 @@ for mount in sys.argv[2:]:
     os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0,
     reason="mounting a small /dev/shm takes root",
 )
+@pytest.mark.slow
 def test_shared_memory_that_is_full_or_missing_is_an_error_within_seconds(grown, options):
     """A batch takes 983 kB. Python and torch alone would wait for ever for the one that could not be handed over."""
     mounts = ["size=16m", "size=256k", "ro"]
@@ -319,6 +320,7 @@ def test_folder_defaults_to_the_name(grown, options):
     assert imagefolder(options(folder="", name="zoo"), grown).train_size == 13
 
 
+@pytest.mark.slow
 def test_nothing_that_workers_sent_is_left_to_the_interpreters_end(grown, options):
     """torch keeps references to it, and where they are freed last each of them prints an ignored exception."""
     script = (

@@ -11,6 +11,7 @@ from page_tools import DOCS, blocks
 PAGES = sorted((DOCS / "howto").glob("*.md"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_how_to(page: Path, tmp_path: Path) -> None:
     found = blocks(page)

@@ -10,6 +10,7 @@ from page_runner import SHORT, in_folder, run, shortened
 from page_tools import DOCS
 
 
+@pytest.mark.slow
 def test_the_tutorial(tmp_path: Path) -> None:
     with in_folder(tmp_path):
         assert run(DOCS / "tutorial.md", shortened) >= 12

@@ -24,17 +24,17 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the first 5,000 training and 1,000 test images: measuring all 10,000 takes most of the time."""
+    """A folder with the first 600 training and 200 test images: measuring all 10,000 takes most of the time."""
     folder = tmp_path_factory.mktemp("data")
-    sizes = {"train": 5_000, "test": 1_000}
+    sizes = {"train": 600, "test": 200}
     found = load_file(CIFAR)
     save_file({k: v[: sizes[k.partition("_")[0]]].contiguous() for k, v in found.items()}, folder / CIFAR.name)
     return folder
 
 
 @pytest.mark.parametrize(("preset", "rewind"), [("lth_resnet20", "init"), ("stabilizing_resnet20", "2it")])
-def test_two_rounds_on_real_images(preset: str, rewind: str, images: Path, tmp_path: Path) -> None:
-    overrides = ["train.steps=4it", "train.eval_every=2it", "method.rounds=2", "data.limit=512", "data.validation=500"]
+def test_two_rounds_on_real_images(preset: str, rewind: str, images: Path, tmp_path: Path, undrawn: None) -> None:
+    overrides = ["train.steps=4it", "train.eval_every=2it", "method.rounds=2", "data.limit=256", "data.validation=100"]
     paths = [f"paths.runs={tmp_path}", f"paths.data={images}"]
     scale = ["schedule.milestones=[2it,3it]", f"rewind.to={rewind}", "controls=none"]
     assert main([f"+exp={preset}", *overrides, *paths, *scale, "tracker=none"]) == 0

@@ -96,6 +96,8 @@ def child_of(pid: int | None) -> int | None:
     return found[0] if found else None
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_two_processes_find_what_one_finds(tmp_path: Path, ranks: Callable[[Path], list[ForkProcess]]) -> None:
     """Rounds of IMP, on two ranks; killed in every way and continued, with the same bits."""
     one, two, killed = tmp_path / "one", tmp_path / "two", tmp_path / "killed"
@@ -196,6 +198,7 @@ def test_gpus_that_are_not_there_are_one_line(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_shallow_network(tmp_path: Path) -> None:
     """Of a layer ticket; what rank 0 stores is the dense network's state, as one process does."""
     options = ["data=digits", "data.limit=64", "model=resnet20", "model.depth=14", "model.width=4", "method=layers"]

@@ -27,7 +27,7 @@ ELSEWHERE = replace(Holder.this_process("dead/machine"), id="x", host="node7", k
 
 
 @pytest.fixture(autouse=True)
-def _no_silent_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_silent_processes(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
     """None that another test has seen silent: their leases are taken over at once."""
     monkeypatch.setattr(lease, "SILENT", {})
 

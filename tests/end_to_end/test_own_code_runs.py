@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from training_tools import draw_nothing
 
 from lottery.compose import checked, composed
 from lottery.study import Study
@@ -139,8 +140,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(project.folder))
         patch.setattr(sys, "dont_write_bytecode", True)
-        patch.setattr("lottery.figures.study.draw_study", lambda folder: [])
-        patch.setattr(Study, "report", lambda study: None)
+        draw_nothing(patch)
         yield project
     forget()
 

@@ -28,6 +28,8 @@ EVERYTHING = (*MOMENTUM, *AUGMENTED, *STEPWISE, "controls=lth", "probes=light")
 
 Configure = Callable[..., DictConfig]
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def run(cfg: DictConfig, stop: StopFlag | None = None) -> tuple[Path, list[dict[str, Any]]]:
     """The run folder, and the rows that rounds.jsonl holds at the end."""
@@ -77,22 +79,6 @@ def test_a_second_run_trains_nothing_and_prints_the_same_table(
     assert printed_table(capsys.readouterr().out) == printed_table(first)
     assert (folder / "rounds.jsonl").read_bytes() == lines
     assert record(folder) == curves
-
-
-def test_a_study_ends_with_a_report_and_is_done_without_one(configure: Configure) -> None:
-    """The page says that the study is finished; where it cannot be written the study says so, and is done."""
-    cfg = configure("method.rounds=1", "controls=none")
-    folder, _ = run(cfg)
-    page = (folder / "report.html").read_text()
-    assert folder.name in page
-    assert "nfinished" not in page
-    assert "data:image/png;base64," in page
-    (folder / "report.html").unlink()
-    (folder / "report.html").mkdir()
-    (folder / "report.html" / "in_the_way").touch()
-    run(cfg)
-    assert json.loads((folder / "status.json").read_text())["state"] == "done"
-    assert "report.html could not be written" in (folder / "study.log").read_text()
 
 
 def test_the_rows_say_what_the_files_hold(configure: Configure, starts: list[Start]) -> None:

@@ -20,14 +20,13 @@ import pytest
 from command_line_tools import call
 from omegaconf import DictConfig, OmegaConf
 from real_processes import PATIENCE, forked, record, rows
+from training_tools import draw_nothing
 
 import lottery.study  # noqa: F401 - so that forked processes need not import it
 from lottery import lease
 from lottery.compose import checked, composed
 from lottery.data.tensors import TensorStream
 from lottery.errors import reported
-from lottery.figures import study as figures
-from lottery.report import command
 from lottery.run import run
 from lottery.signals import StopFlag
 
@@ -71,8 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setattr(lease, "STALE_SECONDS", 0.3)
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
     if "figure" not in place:
-        monkeypatch.setattr(figures, "draw_study", lambda folder: [])
-        monkeypatch.setattr(command, "write_report", lambda *_, **__: None)
+        draw_nothing(monkeypatch)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from command_line_tools import Outcome, listing
 from torch import nn
-from training_tools import SMALL
+from training_tools import SMALL, draw_nothing
 
 from lottery.compose import composed
 from lottery.cost.counts import multiply_adds
@@ -22,6 +23,7 @@ from lottery.export.command import Exported, export
 from lottery.export.write import load_shrunk, write_network
 from lottery.models.mlp import mlp
 from lottery.models.resnet import resnet
+from lottery.record.run import Run
 from lottery.state import load_state
 from lottery.study import Study
 from lottery.ticket import Mask
@@ -40,6 +42,13 @@ def exported(*args: object) -> Outcome:
     with redirect_stdout(out), redirect_stderr(err):
         status = reported(lambda: export([str(arg) for arg in args]))
     return Outcome(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _undrawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -98,19 +107,26 @@ def test_from_a_run_folder_to_a_smaller_network_and_back(filtered: Path, small: 
     assert facts["difference"]["shrunk"] <= 1e-5
 
 
-@pytest.mark.parametrize("options", [[], ["--dense"]], ids=["shrunk", "dense"])
-def test_a_layer_ticket_is_written_as_the_shallow_network(tmp_path: Path, options: list[str]) -> None:
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a study that removes two of six units."""
     layers = ["method=layers", "layer_criterion=l1", "method.remove=[2]", "model=resnet20", "model.depth=14"]
-    study = Study(composed([*COMMON, *layers, "model.width=4", f"paths.runs={tmp_path}"]))
-    _, row = study.run()
-    outcome = exported(study.folder.path, "--round", 1, *options)
+    study = Study(composed([*COMMON, *layers, "model.width=4", f"paths.runs={tmp_path_factory.mktemp('shallow')}"]))
+    study.run()
+    return study.folder.path
+
+
+@pytest.mark.parametrize("options", [[], ["--dense"]], ids=["shrunk", "dense"])
+def test_a_layer_ticket_is_written_as_the_shallow_network(shallow: Path, options: list[str]) -> None:
+    row = Run(shallow).rows[1]
+    outcome = exported(shallow, "--round", 1, *options)
     assert (outcome.status, outcome.err) == (0, "")
-    folder = study.folder.path / "export" / f"round_001{'.dense' if options else ''}"
+    folder = shallow / "export" / f"round_001{'.dense' if options else ''}"
     facts = json.loads((folder / "network.json").read_text())
     assert facts["removed_units"] == row["removed_units"]
     assert len(row["removed_units"]) == 2
     dense = resnet(shape=(1, 8, 8), classes=10, depth=14, width=4).eval()
-    dense.load_state_dict(stored(study.folder.path, "round_001"))
+    dense.load_state_dict(stored(shallow, "round_001"))
     network = load_shrunk(folder)
     batch = torch.randn(16, 1, 8, 8)
     with torch.no_grad():

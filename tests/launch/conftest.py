@@ -16,6 +16,8 @@ from slurm_tools import TEST_CLUSTER, Slurm
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
     """A test cluster, never a real one. Skips, with the reason, where there is none and none can be started."""
+    if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+        pytest.skip("tests on SLURM share one cluster: pytest -m slurm -n 0")
     if running := running_test_cluster():
         yield running
         return

@@ -331,6 +331,7 @@ def test_an_edited_criterion_of_ones_own_is_asked_again(
 # -- as studies -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_at_init(tmp_path: Path, starts: list[Start]) -> None:
     """Rows, masks and records of every control; a second run of it computes nothing, and gc keeps what it needs."""
     small = [override for override in SMALL if not override.startswith(("method.", "probes="))]

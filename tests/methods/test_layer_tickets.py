@@ -28,6 +28,8 @@ from lottery.state import State
 from lottery.study import Study
 from lottery.ticket import Mask
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 MakeLab = Callable[..., Lab]
 NETWORK = ("model=resnet20", "model.depth=14", "model.width=4")  # 6 blocks, 4 of them removable
 CANDIDATES = ["stages.0.0", "stages.0.1", "stages.1.1", "stages.2.1"]

@@ -26,6 +26,8 @@ from lottery.study import Study
 from lottery.ticket import Mask
 from lottery.training.module import MaskedTraining
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COMMON = [option for option in SMALL if not option.startswith("method.")]
 SHORT = ["method.steps=10it"]
 JACKPOT = ["method=jackpot", "allocation=magnitude_ratio", *SHORT]
@@ -271,6 +273,7 @@ def test_a_weights_file_that_does_not_match_lists_the_first_names(tmp_path: Path
     )
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_jackpot_in_a_network_that_knows_imagenet(tmp_path: Path) -> None:
     """EfficientNet-Lite0 by its published weights, a new classifier, a few real photographs: end to end."""

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,11 @@ from lottery import papers
 
 pytest.importorskip("jupytext", reason="needs the extra `notebooks`")
 pytest.importorskip("nbclient", reason="needs the extra `notebooks`")
+
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.util import run_sync
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "execute")
@@ -115,10 +121,21 @@ def test_a_notebook_says_which_command_makes_its_runs_and_what_they_cost(name):
         assert scale.cost in costs
 
 
+@pytest.fixture
+def emptied(tmp_path, monkeypatch):
+    """Empties the namespace of the one kernel, in `tmp_path`, that executes notebooks: others would import again."""
+    monkeypatch.delenv("LOTTERY_DATA", raising=False)
+    manager = AsyncKernelManager(kernel_name="python3")
+    run_sync(manager.start_kernel)(cwd=str(tmp_path))
+    monkeypatch.setattr(execute, "NotebookClient", partial(NotebookClient, km=manager))
+    reset = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%reset -f")])
+    yield lambda: execute.NotebookClient(reset).execute()
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_from_nothing_and_draws_the_largest_scale(name, tmp_path, monkeypatch):
-    monkeypatch.delenv("LOTTERY_DATA", raising=False)
+def test_a_notebook_runs_from_nothing_and_draws_the_largest_scale(name, tmp_path, emptied, monkeypatch):
     notebook = execute.execute(execute.read(FOLDER / f"{name}.py"), tmp_path, timeout=300, SCALE="smoke", RUNS=[])
     printed = "".join(output["text"] for output in outputs(notebook) if output["output_type"] == "stream")
     missing = len(papers.jobs(papers.load(name), "smoke"))
@@ -131,12 +148,14 @@ def test_a_notebook_runs_from_nothing_and_draws_the_largest_scale(name, tmp_path
     execute.check_portable(notebook, [tmp_path])
 
     made = make(name, tmp_path / "runs", tmp_path / "paper")
+    emptied()
     largest = execute.execute(execute.read(FOLDER / f"{name}.py"), tmp_path, timeout=300, SCALE="paper", RUNS=["paper"])
     assert {output["output_type"] for output in outputs(largest)} <= {"execute_result", "display_data"}, "no warnings"
     counted = next(text for text in texts(largest) if "trainings" in text and "seeds" in text)
     assert made >= 4
     assert "CIFAR-10" in counted
     if name == "rewinding":  # the cheapest one: of the same runs it is the same, output for output
+        monkeypatch.setattr(execute, "NotebookClient", NotebookClient)  # in processes of their own
         again = execute.execute(execute.read(FOLDER / f"{name}.py"), tmp_path, SCALE="smoke", RUNS=[])
         drawn = [[each for each in outputs(one) if "image/png" in each.get("data", ())] for one in (notebook, again)]
         assert drawn[0] == drawn[1]

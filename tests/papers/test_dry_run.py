@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command_line_tools import call, listing
 from sweep_tools import SMALL, sweep_file
+from training_tools import draw_nothing
 
 from lottery.papers import load
 from lottery.papers.plan import plan, wall
@@ -36,7 +37,7 @@ OPTIM = ["optim.lr=3e-3", "seed=0"]
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lottery.papers.probe.SECONDS", 0.01)
-    monkeypatch.setattr("lottery.figures.study.draw_study", lambda run: [])  # which takes longer than the training
+    draw_nothing(monkeypatch)
 
 
 def sweep(folder: Path, *blocks: str) -> Path:
@@ -52,6 +53,7 @@ def stages(runs: str = "runs") -> dict[str, int]:
     return {kind: count for kind, count in kinds.items() if count}
 
 
+@pytest.mark.slow
 def test_it_counts_the_stages_that_a_run_then_has(tmp_path: Path, on_batch: list[Callable[[int], object]]) -> None:
     """Of methods and policies that share dense trainings, tickets and copies.
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from command_line_tools import call
 from sweep_tools import FIGURE, IMP, sweep_file
+from training_tools import draw_nothing
 
 from lottery.papers import draw, ensure, jobs, load, table
 from lottery.papers.running import at_once, run_missing
@@ -24,7 +25,7 @@ HERE = ("--scale", "smoke", "--launcher", "here")
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOTTERY_DATA", raising=False)
-    monkeypatch.setattr("lottery.figures.study.draw_study", lambda run: [])  # each study's own figures
+    draw_nothing(monkeypatch)  # of each study, not of the paper
 
 
 def results(runs: str) -> dict[str, list[str]]:
@@ -67,6 +68,7 @@ def test_runs_what_is_missing_then_draws(tmp_path: Path, on_batch: list[Callable
     assert len(steps) == 9 * 20, "a larger scale runs what it has more"
 
 
+@pytest.mark.slow
 def test_interrupted_it_continues(tmp_path: Path, on_batch: list[Callable[[int], object]]) -> None:
     """Cut short in the fourth training: what was done is kept, and the end is as without the interruption."""
     path, flag, steps = sweep_file(tmp_path), StopFlag(), list[int]()

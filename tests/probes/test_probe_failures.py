@@ -41,6 +41,7 @@ def healthy(*_: object) -> dict[str, float]:
 PROBES = ("fails_later", "fails_always", "gives_a_tensor", "healthy")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_goes_on_without_the_figures_of_a_probe_that_fails(
     configure: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:

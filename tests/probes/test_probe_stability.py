@@ -107,6 +107,7 @@ def test_what_is_not_trained_has_no_copies(make_lab: MakeLab, starts: list[Start
     assert len(starts) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_searched_mask_has_no_unpruned_counterpart_in_the_dense_run(tmp_path: Path) -> None:
     search = ["method=bip", "method.steps=10it", "method.density=0.3", "method.tune.steps=10it"]
     kept = [override for override in SMALL if not override.startswith(("method.", "probes="))]
@@ -225,6 +226,7 @@ def small(tmp_path: Path, *overrides: str) -> DictConfig:
     return composed([*kept, "probes=full", *few, f"paths.runs={tmp_path}", *overrides])
 
 
+@pytest.mark.slow
 def test_every_probe_in_a_study_with_controls(tmp_path: Path, starts: list[Start]) -> None:
     """Figures are JSON; copies are named in rounds/*.json, so that gc keeps them; a second run trains nothing."""
     study = Study(small(tmp_path, "controls.random=1", "method.rounds=1"))
@@ -245,6 +247,7 @@ def test_every_probe_in_a_study_with_controls(tmp_path: Path, starts: list[Start
     assert len(starts) == 7
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_study_keeps_its_copies(tmp_path: Path) -> None:
     """They differ from what the configuration says in the seed of the order alone."""
     study = Study(small(tmp_path, "method.rounds=1"))
@@ -257,6 +260,7 @@ def test_an_unfinished_study_keeps_its_copies(tmp_path: Path) -> None:
     assert len([path for path in (tmp_path / ".store" / "train").iterdir()]) == 5, outcome.out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_copies_only_in_the_rounds_that_are_asked_for(tmp_path: Path, starts: list[Start]) -> None:
     rounds = [f"probes.{name}.rounds=[2]" for name in ("data_order", "pruning", "connectivity", "alignment_copies")]
     study = Study(small(tmp_path, "method.rounds=2", "rewind=init", "rewind.to=init", *rounds))

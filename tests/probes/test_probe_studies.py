@@ -142,6 +142,7 @@ def with_probes(cfg: DictConfig, *groups: str) -> DictConfig:
     return cfg
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_with_everything(configure: Callable[..., DictConfig]) -> None:
     cfg = with_probes(configure(ENOUGH, "method.rounds=1", "controls.reinit=1"), "robustness", "ood_mnist")
     study = Study(cfg)
@@ -235,6 +236,7 @@ def test_lists_of_groups() -> None:
     assert list(mine.ood.other) == ["mnist", "mine"]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.data
 def test_mnist_beside_fashion_mnist(tmp_path: Path) -> None:
     """A LeNet of 200 steps on Fashion-MNIST is less sure of digits: far above chance, and below perfection."""

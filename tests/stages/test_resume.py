@@ -88,6 +88,7 @@ def terminated_at(at: int) -> Callable[[int], object]:
     return lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == at else None
 
 
+@pytest.mark.slow
 def test_interrupted_at_every_step(setting: Callable[..., Setting], on_batch: list[Callable[[int], object]]) -> None:
     training = setting(*EVERYTHING)
     expected = results(training.train("undisturbed"))

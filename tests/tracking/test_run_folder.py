@@ -17,7 +17,6 @@ from command_line_tools import call
 from omegaconf import DictConfig
 from training_tools import SMALL, TINY
 
-import lottery.figures.study
 from lottery import lease
 from lottery.compose import checked, composed
 from lottery.errors import Interrupted, LotteryError
@@ -82,13 +81,6 @@ def copy(studies: dict[str, tuple[DictConfig, Path]], tmp_path: Path) -> Callabl
         return cfg, folder
 
     return make
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures and reports take longer than all else, and are not what these tests look at."""
-    monkeypatch.setattr(lottery.figures.study, "draw_study", lambda run: [])
-    monkeypatch.setattr(Study, "report", lambda study: None)
 
 
 class Said(logging.Handler):
