@@ -126,7 +126,7 @@ def work(connection: Connection, number: int, cfg: DictConfig, attempts: Attempt
                 continue
             if not stop:
                 worker.work()
-        except (Interrupted, EOFError):
+        except (Interrupted, EOFError, KeyboardInterrupt, SystemExit):  # Lightning makes the third of a second Ctrl-C
             pass
         except Exception as error:
             send({"failed": cause(error)})

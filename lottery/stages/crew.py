@@ -101,6 +101,10 @@ class Crew:
         finally:
             self._drain()
             self._processes = []
+            if self._reader.is_alive():
+                self._reader.join()
+            for end in self._ends:
+                end.close()
 
     @property
     def left(self) -> bool:
