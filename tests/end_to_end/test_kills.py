@@ -32,16 +32,17 @@ KILLS = 20
 @pytest.mark.slow
 def test_killed_until_it_is_done(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Twenty SIGKILLs at random moments of whatever round it has come to, then SIGINT, SIGUSR2, SIGHUP and SIGTERM."""
-    often = "train.checkpoint_steps=5"
+    # Trainings so long that no process is done before it is killed, on a busy machine either.
+    often = ("train.checkpoint_steps=5", "train.steps=900it", "train.eval_every=150it")
     undisturbed, runs, output = tmp_path / "undisturbed", tmp_path / "killed", tmp_path / "output"
-    assert main(command(undisturbed, often)) == 0
+    assert main(command(undisturbed, *often)) == 0
     expected = record(undisturbed)
     assert expected["done"] == TRAININGS
     chance, finished = random.Random(0), 0
 
     for _ in range(KILLS):
         checkpoints = Checkpoints(runs)
-        process = forked(command(runs, often), output)
+        process = forked(command(runs, *often), output)
         wait_for(lambda: checkpoints.written() or not process.is_alive())  # noqa: B023 - called before the next one
         time.sleep(chance.uniform(0.0, 0.06))
         process.kill()
@@ -54,7 +55,7 @@ def test_killed_until_it_is_done(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
     for signum in (signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         checkpoints = Checkpoints(runs)
-        process = forked(command(runs, often), output)
+        process = forked(command(runs, *often), output)
         wait_for(lambda: checkpoints.written() or not process.is_alive())  # noqa: B023
         os.kill(process.pid or 0, signum)
         process.join(PATIENCE)
@@ -63,7 +64,7 @@ def test_killed_until_it_is_done(tmp_path: Path, capfd: pytest.CaptureFixture[st
     checkpoints = Checkpoints(runs)
     with output.open("w") as file:
         real = subprocess.Popen(
-            [sys.executable, "-m", "lottery", *command(runs, often)], cwd=ROOT, stdout=file, stderr=file
+            [sys.executable, "-m", "lottery", *command(runs, *often)], cwd=ROOT, stdout=file, stderr=file
         )
     wait_for(lambda: checkpoints.written() or real.poll() is not None)
     real.terminate()
@@ -71,7 +72,7 @@ def test_killed_until_it_is_done(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert_interrupted(signal.SIGTERM, real.returncode, output.read_text())
 
     capfd.readouterr()
-    assert main(command(runs, often)) == 0
+    assert main(command(runs, *often)) == 0
     assert capfd.readouterr().err == ""
     assert record(runs) == expected
     assert not list(runs.rglob("checkpoint*"))
