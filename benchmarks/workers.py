@@ -59,9 +59,9 @@ def measured(overrides: list[str]) -> tuple[float, float, float]:
 def memory(pid: int) -> float:
     """Return the proportional set size of a process and of its children, in MiB; 0 where it is unknown."""
     with suppress(OSError):
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
         own = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-        others = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        others = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
         return own / 1024 + sum(memory(int(other)) for other in others)
     return 0.0
 
