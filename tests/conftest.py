@@ -15,6 +15,7 @@ from training_tools import Start, draw_nothing, small_config
 from lottery.config import settings
 from lottery.data.dataset import Batch
 from lottery.data.tensors import TensorStream
+from lottery.ranks import alone
 from lottery.signals import HANDLED, StopFlag
 from lottery.stages.lab import Lab
 from lottery.state import snapshot
@@ -25,8 +26,13 @@ from lottery.training.optim import optimizer_state
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
+    """Tests run side by side. So each has one thread, studies have one process, and what they start is the same."""
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alone, "OWN_THREADS", 1)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

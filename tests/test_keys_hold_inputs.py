@@ -36,7 +36,8 @@ from lottery.state import state_digest
 BASE = (
     "data=digits", "data.validation=100", "data.limit=300", "model=mlp", "model.hidden=[8]", "method.rounds=1",
     "criterion=snip", "criterion.per_class=2", "optim=momentum", "schedule=multistep", "schedule.milestones=[4it]",
-    "data.crop=1", "train.steps=6it", "train.eval_every=3it", "train.batch_size=48", "rewind=weights", "rewind.to=2it",
+    "data.flip=true", "data.crop=1",
+    "train.steps=6it", "train.eval_every=3it", "train.batch_size=48", "rewind=weights", "rewind.to=2it",
     "probes=[robustness,connectivity]", "probes.connectivity.between=previous",
     "probes.connectivity.points=3", "probes.corruptions.limit=40", "probes.gradient_norm.per_class=3",
     "tracker=none", "trainer=cpu",

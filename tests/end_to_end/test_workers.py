@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line_tools import ROOT, environment
 from omegaconf import DictConfig
 from real_processes import (
     PATIENCE,
@@ -172,6 +176,21 @@ def test_copies_for_probes_are_trained_by_workers(tmp_path: Path, start: Any) ->
     assert main(command(tmp_path / "one", *copies)) == 0
     assert record(tmp_path / "runs") == record(tmp_path / "one")
     assert record(tmp_path / "runs")["done"] > 3 * 3  # dense, ticket, control: three copies of each, and figures
+
+
+@pytest.mark.slow
+def test_auto_on_the_command_line(tmp_path: Path, alone_found: dict[str, Any]) -> None:
+    """A real process on two processors, with nothing said of workers."""
+    run = [*command(tmp_path), "trainer.workers=auto", "trainer.progress=true"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lottery", *run],
+        cwd=ROOT, env=environment(OMP_NUM_THREADS="2"), capture_output=True, encoding="utf-8", timeout=PATIENCE,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert record(tmp_path) == alone_found
+    (store,) = tmp_path.rglob("train")
+    holders = {json.loads(path.read_text())["environment"]["threads"] for path in store.glob("*/stage.json")}
+    assert holders == {"1"}
 
 
 # -- how many ----------------------------------------------------------------------------------------------------------
