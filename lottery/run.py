@@ -57,6 +57,7 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str =
     with uncollected():
         import torch
 
+        import lottery.ranks.alone  # noqa: F401 - it notes torch's own choice of threads
         from lottery.models.build import check_fit
         from lottery.ranks.place import Place
 
