@@ -324,7 +324,6 @@ def test_an_error_that_nobody_foresaw_has_its_traceback_in_the_log(
 
 EXPLODING = '''
 from dataclasses import dataclass, replace
-from training_tools import draw_nothing
 
 from lottery.stages.round import Round
 
