@@ -36,6 +36,6 @@ def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def reason(error: BaseException) -> str:
     """Return the first error that torch wraps in this one, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while (inner := getattr(error, "inner_exception", None) or error.__cause__) is not None:
+        error = inner
     return cause(error)

@@ -25,7 +25,7 @@ PATIENCE = 240.0  # seconds, for a machine with many other things to do
 STUDY = (
     *QUICK, "name=faults", "method.rounds=2", "controls.random=1", "train.steps=100it", "train.eval_every=25it",
     "train.checkpoint_steps=10", "optim=momentum", "optim.lr=0.05", "rewind=weights", "rewind.to=30it",
-    "model._target_=slow_network.mlp",
+    "model._target_=slow_network.mlp", "trainer.workers=1",
 )  # fmt: skip
 TRAININGS = 5
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")

@@ -89,7 +89,8 @@ def preemptions_and_node(slurm: Slurm, folder: Path) -> dict[str, End]:
     """Of two jobs on node2 one is preempted with a signal, and once more without; later the node is set down under the
     other, which goes on on node1."""
     folder.mkdir()
-    preempted, lost = SlowStudy(slurm, folder / "preempted"), SlowStudy(slurm, folder / "lost", seconds=0.5)
+    preempted = SlowStudy(slurm, folder / "preempted", "trainer.workers=auto")  # two, for a round and its control
+    lost = SlowStudy(slurm, folder / "lost", seconds=0.5)
     low = ("hydra/launcher=slurm_preempt", "hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=4")
     preempted_job = submit(preempted, *low, "hydra.launcher.nodelist=node2")
     lost_job = submit(lost, *SLURM, "hydra.launcher.nodelist=node2")
@@ -215,8 +216,9 @@ def test_preemption_with_and_without_a_signal_before_it(ends: dict[str, Future[A
     end: End = ends["preemptions_and_node"].result()["preempted"]
     assert end.found == expected
     assert end.job["Restarts"] == "2"
-    assert [signal for signal, _ in end.saved] == ["SIGUSR2", "SIGTERM"]
-    assert end.continued == [step for _, step in end.saved]
+    # its two workers save a training each, and continue them
+    assert re.findall(r"interrupted by (\w+)", end.log) == ["SIGUSR2", "SIGTERM"]
+    assert 2 <= len(end.continued) <= 4
 
 
 def test_node_set_down(ends: dict[str, Future[Any]], expected: dict[str, Any]) -> None:
