@@ -78,7 +78,8 @@ class Study:
 
         Raises ConfigError before anything is written; LotteryError or Interrupted later, with finished rounds kept.
         """
-        set_threads(self.config.trainer.threads, self.ranks.place.here if self.ranks else len(self.crew or [0]))
+        processes = len(self.crew) if self.crew else self.ranks.place.here if self.ranks else 1
+        set_threads(self.config.trainer.threads, processes)
         tracker, status = None, "failed"
         try:
             lab = self.prepared()

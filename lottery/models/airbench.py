@@ -39,10 +39,8 @@ class Block(nn.Module):
         self.norm1 = Norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = Norm(outputs)
-        for conv in (
-            self.conv1,
-            self.conv2,
-        ):  # the first filters pass their inputs on; of conv2, all do, whatever the seed
+        # The first filters pass their inputs on; of conv2, all do, whatever the seed.
+        for conv in (self.conv1, self.conv2):
             nn.init.dirac_(conv.weight.data[: conv.in_channels])
 
     def forward(self, x: Tensor) -> Tensor:

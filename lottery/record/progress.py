@@ -79,7 +79,8 @@ class StudyProgress:
         return self.done + self.ahead
 
     def tick(self, ticket: Ticket, step: int) -> None:
-        """Note that the present training has reached `step`."""
+        """Note that the present training has reached `step`. This process trains only while it has no workers."""
+        self._workers_began = None
         if self.waiting:  # do not count the time spent waiting
             self.waiting, self._began = None, monotonic()
         self.step, self.steps = step, ticket.step + ticket.steps

@@ -48,14 +48,14 @@ class Crew:
         """
         context: Any = multiprocessing.get_context("fork" if fork else "spawn")
         self._ends: list[Connection] = []
-        self._processes = []
+        self._processes: dict[int, Any] = {}  # that have not ended, by number
         for number in range(1, count + 1):
             here, there = context.Pipe()
             process = context.Process(target=work, args=(there, number, *args), name=f"worker {number}")
             process.start()
             there.close()
             self._ends.append(here)
-            self._processes.append(process)
+            self._processes[number] = process
         self.listener: Listener | None = None
         self.stop = StopFlag()
         self._began: set[str] = set()  # keys of the stages that they computed, or were computing
@@ -88,19 +88,20 @@ class Crew:
 
     def close(self) -> None:
         """End the workers, which save their trainings first, and wait for them."""
-        for process in self._processes:
+        for process in self._processes.values():
             if process.is_alive():
                 process.terminate()
         try:
-            for process in self._processes:
+            for process in self._processes.values():
                 process.join()
         except KeyboardInterrupt:  # a second Ctrl-C
-            for process in self._processes:
+            for process in self._processes.values():
                 process.kill()
             raise
         finally:
             self._drain()
-            self._processes = []
+            for number in list(self._processes):
+                self._ended(number)
             if self._reader.is_alive():
                 self._reader.join()
             for end in self._ends:
@@ -111,8 +112,8 @@ class Crew:
         """Whether a worker is left. Once one has failed, all are ended: this process then meets the error in turn."""
         if self._failed:
             self.close()
-        for process in [process for process in self._processes if process.exitcode is not None]:
-            self._processes.remove(process)
+        for number in [number for number, process in self._processes.items() if process.exitcode is not None]:
+            process = self._ended(number)
             if process.exitcode == -signal.SIGKILL:
                 LOG.warning(
                     "%s was killed (out of memory?); its training continues from the last checkpoint", process.name
@@ -120,6 +121,12 @@ class Crew:
             elif process.exitcode:
                 LOG.warning("%s ended with status %s; the study continues without it", process.name, process.exitcode)
         return bool(self._processes)
+
+    def _ended(self, number: int) -> Any:
+        """Forget a worker that has ended, and return its process. What it did is no longer shown."""
+        if self.listener is not None:
+            self.listener.worked(number, training=False)
+        return self._processes.pop(number)
 
     def wait(self, stage: Stage) -> None:
         """Wait until the stage is finished, or no worker is left. Raises Interrupted on a stop signal."""

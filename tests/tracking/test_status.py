@@ -93,7 +93,7 @@ def test_found_trainings_and_waiting_are_no_training_time(clock: list[float], ti
     assert progress.seconds_left == pytest.approx(10)
 
 
-def test_time_left_with_workers_counts_what_they_did_together(clock: list[float]) -> None:
+def test_time_left_with_workers_counts_what_they_did_together(clock: list[float], ticket: Ticket) -> None:
     """Two workers have done one training and two halves in 20 s, of eight: six are left, at 10 s each."""
     progress = StudyProgress(trainings=8)
     progress.works(1, AtWork(0, None, 0, 10, 100, 0.1))
@@ -109,6 +109,13 @@ def test_time_left_with_workers_counts_what_they_did_together(clock: list[float]
     assert progress.finished_trainings == 1
     progress.finished(cached=True)  # found, not trained by a worker
     assert progress.finished_trainings == 2
+    for worker in (1, 2):  # both have ended, and this process goes on alone
+        progress.worked(worker, training=False)
+    progress.tick(ticket, 550)
+    assert progress.shown.steps == 1000
+    clock[0] += 9
+    progress.tick(ticket, 640)
+    assert progress.seconds_left == pytest.approx(36 + 5 * 90)
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
