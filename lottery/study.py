@@ -18,7 +18,7 @@ from lottery.models.build import check_fit
 from lottery.own_code import own_code
 from lottery.parts import instantiated, typed_method
 from lottery.probes.measuring import Measuring
-from lottery.ranks.alone import Alone, RanksDiffer, set_threads
+from lottery.ranks.alone import Alone, RanksDiffer, use_machine
 from lottery.record.folder import RunFolder, check_writable
 from lottery.record.names import CONFIG, REPORT
 from lottery.record.provenance import Provenance
@@ -79,7 +79,7 @@ class Study:
         Raises ConfigError before anything is written; LotteryError or Interrupted later, with finished rounds kept.
         """
         processes = len(self.crew) if self.crew else self.ranks.place.here if self.ranks else 1
-        set_threads(self.config.trainer.threads, processes)
+        use_machine(self.config.trainer.threads, processes)
         tracker, status = None, "failed"
         try:
             lab = self.prepared()

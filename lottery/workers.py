@@ -119,7 +119,7 @@ def work(connection: Connection, number: int, cfg: DictConfig, attempts: Attempt
     LOG.setLevel(logging.INFO)
     with stop_on_signals(OrphanStop(parent)) as stop:
         try:
-            alone.set_threads(cfg.trainer.threads, count)
+            alone.use_machine(cfg.trainer.threads, count)
             worker = Worker(cfg, attempts, stop, send)
             worker.lab.first_part = (number - 1) / count
             while not stop and not connection.poll(GO_SECONDS):

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from lottery.config import Config
-from lottery.ranks.alone import set_threads
+from lottery.ranks.alone import use_machine
 from lottery.stages.lab import Lab
 from lottery.training.evaluate import Tally, add_
 from lottery.training.fit import fit
@@ -69,7 +69,7 @@ def kind_of(config: Config) -> str:
 def measured(lab: Lab) -> Pace:
     """Measure the pace of the dense training of this lab's study."""
     config = lab.config
-    set_threads(config.trainer.threads)
+    use_machine(config.trainer.threads)
     module = Timed(lab.network(), lab.initial, lab.recipe, lab.data_on, Progress(0), end=lab.initial.steps)
     module.train_dataloader = lambda: [lab.initial.steps]  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):

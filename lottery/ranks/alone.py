@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ Loss = Callable[..., Tensor]  # takes (logits, labels) and a `reduction`, as tor
 Network = Callable[[Tensor], Tensor]
 Sizes = Callable[[], tuple[int, int]]
 OWN_THREADS = torch.get_num_threads()  # torch's own choice
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+KEPT_BYTES = 1 << 30
 most_threads = 0  # that a study of this process may have used
 
 
@@ -113,13 +116,26 @@ class Alone:
         return nullcontext()
 
 
-def set_threads(threads: int | None, processes: int = 1) -> None:
-    """Set torch's CPU threads: as asked, else what SLURM granted, else torch's own choice.
+def use_machine(threads: int | None, processes: int = 1) -> None:
+    """Set torch's CPU threads: as asked, else what SLURM granted, else torch's own choice. Freed memory is kept.
 
     Unless `threads` is given, they are divided among `processes` on this machine, this one included.
     """
     global most_threads
+    keep_freed_memory()
     granted = os.environ.get("SLURM_CPUS_PER_TASK")
     if threads or granted or processes > 1:
         torch.set_num_threads(threads or max(1, int(granted or OWN_THREADS) // processes))
     most_threads = max(most_threads, torch.get_num_threads())
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed blocks of up to 1 GiB for the next allocation. Elsewhere nothing changes.
+
+    By default it returns large blocks at once. Then the system clears each page of activations and gradients in every
+    step: a third of the time of a convolution on large feature maps.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -63,11 +63,11 @@ def follow(cfg: DictConfig, ranks: Ranks, stop: StopFlag) -> int:
 def train_along(cfg: DictConfig, ranks: Ranks, stop: StopFlag) -> None:
     """Build the lab, and join whenever rank 0 trains."""
     from lottery.config import settings
-    from lottery.ranks.alone import set_threads
+    from lottery.ranks.alone import use_machine
     from lottery.stages.lab import Lab
 
     config = settings(cfg)
-    set_threads(config.trainer.threads)
+    use_machine(config.trainer.threads)
     lab = Lab(config, stop, lambda *_: None, ranks=ranks)
     ranks.join()
     join_trainings(lab, ranks)

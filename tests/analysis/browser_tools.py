@@ -105,6 +105,8 @@ class Page:
         """The middle of an element, scrolled into view."""
         find = f"document.querySelector({json.dumps(selector)})"
         self.run(f"{find}.scrollIntoView({{block: 'center', inline: 'nearest', behavior: 'instant'}})")
+        frames = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.run(frames)  # a click goes to what is drawn, and the page is drawn scrolled only with the next frame
         x, y = self.run(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({find}.getBoundingClientRect())")
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
