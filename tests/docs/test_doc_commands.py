@@ -45,7 +45,7 @@ def label(value: Any) -> str:
 @pytest.mark.parametrize("page", sorted({page for page, _ in STUDIES if page.parent != RUN}), ids=label)
 def test_studies_compose(page: Path) -> None:
     """Every study's configuration is whole and in range, those of sweeps too; what is said to be wrong is."""
-    for command in [each for of, each in STUDIES if of == page]:
+    for command in [each for of, each in STUDIES if of == page and "--config" not in each.words]:
         wrong = refused([word for word in command.words if not PLACEHOLDER.search(word)])
         assert bool(wrong) == (command.status == 2), f"{page.name}: {command}: {wrong}"
 
