@@ -256,9 +256,9 @@ def test_weights_that_gc_removed_name_the_command_that_makes_them(
         copy.network(2, at=at)
     store, config = tmp_path / "copy" / ".store", copy.path / "config.yaml"
     expected = (
-        f"round 2: {store} does not have {what} (any more); `python -m lottery --config {config}` trains it again"
+        f"round 2: the store {store} does not have {what} (any more); `python -m lottery --config {config}` trains"
     )
-    assert str(caught.value) == f"{copy.path}: {expected}"
+    assert str(caught.value) == f"{copy.path}: {expected} it again"
     outcome = call("--config", str(config))
     assert outcome.status == 0, outcome.err
     assert_same_bits(snapshot(copy.network(2, at=at)), snapshot(run.network(2, at=at)))

@@ -188,8 +188,8 @@ class Weights:
 
     def _lost(self, what: str) -> NoReturn:
         """Raise LotteryError: no store has a state, and it is not drawn from the seed."""
-        stores = " nor ".join(map(str, dict.fromkeys(self.run.stores)))
-        raise LotteryError(f"{self._place}: {stores} does not have {what} (any more); {self._again}")
+        store = self.run.stores[0]
+        raise LotteryError(f"{self._place}: the store {store} does not have {what} (any more); {self._again}")
 
     @property
     def _place(self) -> str:
