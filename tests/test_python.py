@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from command_line_tools import QUICK, call, environment, listing
-from training_tools import assert_pruned_are_zero, assert_same_bits, draw_nothing
+from training_tools import SMALL, assert_pruned_are_zero, assert_same_bits, draw_nothing
 
 import lottery
 from lottery import ConfigError, LotteryError
@@ -268,6 +268,17 @@ def test_an_early_stop_without_a_validation_set(runs: Path) -> None:
     run = lottery.run(*STUDY, "data.validation=0", "method.rounds=1", f"paths.runs={runs}")
     with pytest.raises(LotteryError, match="round 1: no early stop, as no validation set was held out"):
         run.network(1, at="early_stop")
+
+
+def test_a_start_mixed_of_two_states_is_in_no_file(runs: Path) -> None:
+    small = [word for word in SMALL if not word.startswith(("model=", "method."))]
+    options = ["model=resnet20", "model.depth=8", "model.width=4", "method.rounds=1", "rewind.batchnorm=reset"]
+    run = lottery.run(*small, *options, f"paths.runs={runs}")
+    run.network(1)
+    with pytest.raises(
+        LotteryError, match=r"round 1: it starts from weights \(rewind\) and batch-norm statistics \(reset"
+    ):
+        run.network(1, at="start")
 
 
 def test_code_that_a_folder_names_is_not_called(run: lottery.Run, tmp_path: Path) -> None:

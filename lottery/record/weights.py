@@ -153,8 +153,13 @@ class Weights:
         return [store / "train" / self.details["stages"]["train"] for store in self.run.stores]
 
     def _start(self) -> StateRef:
-        digest = self.details["digests"]["start"]
-        return self._stored(digest) or self._drawn(digest) or self._lost("the start weights")
+        digest, policy = self.details["digests"]["start"], self.run.config.get("rewind", {})
+        if (found := self._stored(digest) or self._drawn(digest)) is not None:
+            return found
+        if policy.get("weights") != policy.get("batchnorm"):
+            mixed = f"weights ({policy.get('weights')}) and batch-norm statistics ({policy.get('batchnorm')})"
+            raise LotteryError(f"{self._place}: it starts from {mixed} of two states, which are not stored as one")
+        self._lost("the start weights")
 
     def _drawn(self, digest: str) -> StateRef | None:
         """Draw the initial weights again; None where the state is another one."""

@@ -25,7 +25,7 @@ def test_from_python(tmp_path: Path) -> None:
     offline run of W&B read back.
     """
     with in_folder(tmp_path):
-        assert run(DOCS / "python.md") == 1
+        assert run(DOCS / "python.md", shortened) == 1
         [exported] = (tmp_path / "runs" / "imp_rewind").glob("*/export/round_003.both/README.md")
         with in_folder(exported.parent):
             run(exported)
