@@ -1,4 +1,7 @@
-"""Run one study: count the attempt, and do slow imports only when the configuration is valid and the study not done."""
+"""Run one study: count the attempt, and do slow imports only when the configuration is valid and the study not done.
+
+This module is also the function `lottery.run` of the Python API, which it calls when it is called itself.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lottery.errors import ConfigError, Interrupted
 from lottery.imports import uncollected
+from lottery.record.run import Run
 from lottery.record.status import Status
-from lottery.signals import StopFlag
+from lottery.signals import StopFlag, stop_on_signals
 from lottery.stages.attempts import Attempts, Standstill
 
 if TYPE_CHECKING:
@@ -97,3 +102,35 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str =
     from lottery.ranks.follow import run_as_rank
 
     return run_as_rank(place, cfg, stop, study)
+
+
+class _Callable(ModuleType):
+    """The module's class: an import of `lottery.run` replaces the package's attribute `run`, so both are one object."""
+
+    @staticmethod
+    def __call__(*overrides: str, config_dir: str | Path | None = None) -> Run:
+        """Run a study as `python -m lottery OVERRIDES` does, or find it finished; return its run folder.
+
+        overrides:  as on the command line: "+exp=imp_rewind", "method.rounds=3", "seed=1"
+        config_dir: folder of your own configs, as `--config-dir`
+
+        Prints the study's table. Raises ConfigError for a wrong configuration, before anything is written; LotteryError
+        where the study fails; Interrupted on Ctrl-C, with the state saved: the same call continues.
+
+        >>> run = lottery.run("+exp=imp_rewind", *small)  # doctest: +ELLIPSIS
+        imp_rewind: runs/imp_rewind/...
+        >>> run.finished
+        True
+        """
+        from lottery.compose import composed
+        from lottery.config import study_key
+
+        if wrong := [each for each in overrides if not isinstance(each, str)]:
+            raise ConfigError.of("lottery.run", wrong[0], "texts such as '+exp=imp_rewind' and 'seed=1'")
+        cfg = composed(overrides, str(config_dir) if config_dir is not None else None)
+        with stop_on_signals() as stop:
+            run(cfg, stop)
+        return Run(Path(cfg.paths.runs) / cfg.name / study_key(cfg))
+
+
+sys.modules[__name__].__class__ = _Callable

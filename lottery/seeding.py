@@ -14,6 +14,11 @@ def derive(seed: int, *words: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def reinit_seed(init: int, round: int, copy: int) -> int:
+    """Derive the seed of a reinit control's weights from `seeds.init`, its round and its copy."""
+    return derive(init, "reinit", round, copy)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of torch (CPU), numpy and Python; restore their states at the end of the block."""

@@ -260,7 +260,7 @@ class Study:
                 "trained": trained.state.digest,
             },
             "ticket": {
-                **{name: getattr(ticket, name) for name in ("step", "order_step", "steps", "hold_lr")},
+                **{name: getattr(ticket, name) for name in ("step", "order_step", "steps", "hold_lr", "silent")},
                 "optimizer": ticket.optimizer.digest if ticket.optimizer else None,
             },
             **self.provenance(bench).record(),

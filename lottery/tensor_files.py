@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from lottery.files import Missing, Unreadable, parse_json
 
+# In a stage's folder: the network at the end of the stage, and where the validation loss was lowest.
+END, EARLY_STOP = "state.safetensors", "early_stop.safetensors"
 MOST_ELEMENTS = 2**48  # of one tensor; no network has more
 # The exceptions of safetensors, numpy and torch for a file that is damaged or of another kind.
 DAMAGED = (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
@@ -37,6 +39,23 @@ def read_tensors(path: str | Path, framework: str, remedy: str = "") -> tuple[di
     """
     with reading(path, framework, remedy) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def kept_path(folder: Path, what: str, step: int | str) -> Path:
+    """Return the file in which a stage kept its "state", "optimizer" or "mask" at a step."""
+    return folder / f"{what}_{int(step):08d}.safetensors"
+
+
+def state_files(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return file name -> digest of the states in a stage's folder. record: its result.json, or that of a checkpoint.
+
+    An altered record, which its own digest shows, may lack some.
+    """
+    found = {END: record.get("state_digest"), EARLY_STOP: record.get("early_stop_digest")}
+    with suppress(AttributeError, ValueError, TypeError):
+        for step, digests in record.get("kept", {}).items():
+            found |= {kept_path(Path(), part, step).name: digest for part, digest in digests.items()}
+    return {name: digest for name, digest in found.items() if digest is not None}
 
 
 def mask_shapes(text: str, where: object) -> dict[str, tuple[int, ...]]:

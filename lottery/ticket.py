@@ -134,7 +134,15 @@ class Mask(Mapping[str, Tensor]):
         )
 
     def apply(self, state: State) -> State:
-        """Return a copy of `state`, sharing no memory with it, in which pruned weights are exactly +0.0."""
+        """Return a copy of `state`, sharing no memory with it, in which pruned weights are exactly +0.0.
+
+        state: a state_dict with the mask's parameters, and maybe others; LotteryError where one is missing, or has
+            another shape
+
+        >>> mask = lottery.Mask({"weight": torch.tensor([[True, False]])})
+        >>> mask.apply({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])})
+        {'weight': tensor([[1., 0.]]), 'bias': tensor([3.])}
+        """
         masked = {name: tensor.detach().clone() for name, tensor in state.items()}
         for name in self:
             weight = self._weight(state, name)
@@ -164,7 +172,12 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
-        """Read a snapshot file. Raises LotteryError where it is no snapshot file, or was changed after writing."""
+        """Read a snapshot file. Raises LotteryError where it is no snapshot file, or was changed after writing.
+
+        >>> run = lottery.load_run("runs/imp_rewind")
+        >>> lottery.Mask.load(run.path / "masks" / "round_001.safetensors") == run.mask(1)
+        True
+        """
         packed, strings = read_tensors(path, "numpy")
         metadata = _checked(strings, path)
         shapes = {name: torch.Size(shape) for name, shape in mask_shapes(metadata["shapes"], path).items()}

@@ -82,6 +82,10 @@ class Dataset(ABC):
         """
         return self._chosen(split, subset(self.sizes[split], limit, split), size, self.scale, share)
 
+    def images(self, count: int) -> Tensor:
+        """Return (at most) `count` training images [N, *shape], a fixed random choice, without augmentation."""
+        return next(self.batches("train", count, limit=count))[0]
+
     @abstractmethod
     def _chosen(self, split: str, chosen: Indices, size: int, scale: Scaler, share: Share = WHOLE) -> Iterator[Batch]:
         """Yield batches of the chosen images, whose indices are in ascending order."""

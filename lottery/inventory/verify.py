@@ -15,7 +15,7 @@ from lottery.errors import LotteryError
 from lottery.files import Unreadable, parse_json
 from lottery.inventory.contents import CHECKPOINT, StoredStage, read_entry
 from lottery.inventory.hashing import Hashed, hashed
-from lottery.tensor_files import mask_shapes
+from lottery.tensor_files import mask_shapes, state_files
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _finished(entry: StoredStage) -> Iterator[tuple[str, str]]:
         yield entry.defect, "damaged"
         return
     yield from _about(entry)
-    states = _states(entry.result)
+    states = state_files(entry.result)
     needed = {"stage.json", "result.json", *states}
     visible = {name for name in entry.sizes if name[0] != "."} - {"DONE"}
     for name in sorted(needed | visible | entry.sealed.keys()):
@@ -94,7 +94,7 @@ def _unfinished(entry: StoredStage) -> Iterator[tuple[str, str]]:
     if flaw:
         yield f"{CHECKPOINT}: {flaw}; the training would start again", "damaged"
         return
-    for name, digest in _states(progress).items():
+    for name, digest in state_files(progress).items():
         found = _hashed(entry.folder / name)
         if isinstance(found, tuple):
             yield found
@@ -131,15 +131,6 @@ def _about(entry: StoredStage) -> Iterator[tuple[str, str]]:
         computed = ""
     if (about.get("kind"), about.get("key"), computed) != (entry.kind, entry.key, entry.key):
         yield "stage.json: its inputs are not those that the key stands for", "damaged"
-
-
-def _states(record: dict[str, Any]) -> dict[str, str]:
-    """Return file -> digest of its state, from result.json or a checkpoint. lottery.stages.train names the files."""
-    found = {"state.safetensors": record["state_digest"]} if "state_digest" in record else {}
-    with suppress(AttributeError, ValueError, TypeError):  # an altered result.json, which its digest in DONE shows
-        for step, digests in record.get("kept", {}).items():
-            found |= {f"{part}_{int(step):08d}.safetensors": digest for part, digest in digests.items()}
-    return found
 
 
 def check_mask(path: Path) -> list[Flaw]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from lottery.models.init import check_names, initialise_
 from lottery.parts import function_at
 from lottery.seeding import seeded
 
+START_IMAGES = 5000  # training images from which a network may set start weights
 # Options that this file reads; all others go to the factory.
-_OWN = ("_target_", "init", "bn_scale", "weights", "drop_head")
+OWN_OPTIONS = ("_target_", "init", "bn_scale", "weights", "drop_head")
 
 
 def build(options: Mapping[str, Any], shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
@@ -38,6 +39,24 @@ def build(options: Mapping[str, Any], shape: tuple[int, ...], classes: int, seed
         initialise_(network, options.get("init", "default"), options.get("bn_scale"))
     if options.get("weights"):
         weight_files.load_(network, options["weights"], classes, options.get("drop_head", False))
+    return network
+
+
+def start_network(
+    options: Mapping[str, Any], shape: tuple[int, ...], classes: int, seed: int,
+    images: Callable[[int], Tensor], fresh: bool = False,
+) -> nn.Module:  # fmt: skip
+    """Build the network that a study starts from: as `build` does, then with what its `start_from_(images)` sets.
+
+    images: returns so many training images [N, *shape]; called only for a network that has `start_from_`
+    fresh:  draw new weights, as a reinit control must; a weights file, which may hold trained ones, is not read
+    """
+    if fresh:
+        options = {name: value for name, value in options.items() if name not in ("weights", "pretrained")}
+    network = build(options, shape, classes, seed)
+    start_from = getattr(network, "start_from_", None)
+    if start_from is not None and not options.get("weights"):
+        start_from(images(START_IMAGES))
     return network
 
 
@@ -120,7 +139,7 @@ def _check_state(network: nn.Module, options: Mapping[str, Any]) -> None:
 
 def _call(options: Mapping[str, Any], shape: tuple[int, ...], classes: int) -> nn.Module:
     factory = function_at(options.get("_target_"), "model")
-    arguments = {name: value for name, value in options.items() if name not in _OWN}
+    arguments = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     try:
         inspect.signature(factory).bind(shape=shape, classes=classes, **arguments)
     except TypeError as error:
@@ -132,5 +151,5 @@ def _call(options: Mapping[str, Any], shape: tuple[int, ...], classes: int) -> n
 
 
 def _describe(options: Mapping[str, Any]) -> str:
-    arguments = (f"{name}={value}" for name, value in options.items() if name not in _OWN)
+    arguments = (f"{name}={value}" for name, value in options.items() if name not in OWN_OPTIONS)
     return f"{str(options.get('_target_')).rpartition('.')[2]}({', '.join(arguments)})"

@@ -13,18 +13,44 @@ from typing import TYPE_CHECKING, Any
 from lottery.errors import LotteryError
 from lottery.files import Missing, Unreadable, parse_json
 from lottery.record.config import check_folder, config_leaves, read_config
+from lottery.record.folders import find_runs
 from lottery.record.manifest import read_file, remedy
 from lottery.record.names import MASKS, ROUNDS, SEARCH, TABLE, details_file, mask_file
 from lottery.record.rows import Row, identity, parse_row, read_rows
 from lottery.record.status import Status, finished
+from lottery.tensor_files import END
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from lottery.record.masks import PackedMask
-    from lottery.ticket import Mask
+    from lottery.record.weights import Weights
+    from lottery.ticket import Mask, Ticket
 
 TAIL_BYTES = 64 * 1024  # of the table; enough for the last ticket and its controls after it
+
+
+def load_run(path: str | Path) -> Run:
+    """Return a run folder, or the only one below a folder.
+
+    Raises LotteryError where there is none, or where there are several, whose names it lists.
+
+    >>> run = lottery.load_run("runs/imp_rewind")
+    >>> run.config["train"]["steps"]
+    '40it'
+    >>> run.table[["round", "control", "density"]]
+       round control  density
+    0      0     NaN      1.0
+    1      1     NaN      0.8
+    2      1  reinit      0.8
+    3      1  random      0.8
+    """
+    found = find_runs([path])
+    if len(found) > 1:
+        names = ", ".join(str(folder) for folder in found[:4]) + (", ..." if len(found) > 4 else "")
+        raise LotteryError(f"{path}: {len(found)} run folders, expected one; name one of {names}")
+    return Run(found[0])
 
 
 class Run:
@@ -97,6 +123,18 @@ class Run:
         """Return one row, or None where the study does not have it (yet)."""
         return next((row for row in self.rows if identity(row) == (round, control, copy)), None)
 
+    def require(self, round: int, control: str | None = None, copy: int = 0) -> Row:
+        """Return one row. Raises LotteryError, which lists the finished rounds, where the study does not have it."""
+        if (row := self.row(round, control, copy)) is not None:
+            return row
+        wanted = f"round {round}" + (f", control {control} {copy}" if control else "")
+        tickets = ", ".join(str(row["round"]) for row in self.rows if not row["control"])
+        controls = ", ".join(f"{row['round']} {row['control']} {row['copy']}" for row in self.rows if row["control"])
+        listed = (f"rounds {tickets}" if self.rows else "finished none yet") + (controls and f"; controls {controls}")
+        status = self.status
+        state = "" if status is None or status.done else f"; the study is not finished ({status.state})"
+        raise LotteryError(f"{self.path}: has no {wanted}; it has {listed}{state}")
+
     def latest_ticket(self) -> Row:
         """Return the last ticket's row, or {}. Reads only the end of the file, without checking the manifest."""
         path = self.path / TABLE
@@ -132,16 +170,63 @@ class Run:
         return sorted((self.path / MASKS).glob("*.safetensors"))
 
     def mask(self, round: int, control: str | None = None, copy: int = 0) -> Mask:
-        """Return the mask of a row. Raises LotteryError where the file is damaged or holds another mask."""
+        """Return the mask of a row. Raises LotteryError where the file is damaged or holds another mask.
+
+        >>> run = lottery.load_run("runs/imp_rewind")
+        >>> run.mask(1)
+        Mask(2 tensors, 320 of 400 weights kept, 80.00%)
+        """
         from lottery.ticket import Mask
 
         name = mask_file(round, control, copy)
         try:
             mask = Mask.load(self.path / name)
         except LotteryError as error:
+            self.require(round, control, copy)
             raise LotteryError(f"{error}; {remedy(self.path, name)}") from error
         self._check_digest(name, mask.digest, self.row(round, control, copy) or {})
         return mask
+
+    def ticket(self, round: int, control: str | None = None, copy: int = 0, trust: bool = False) -> Ticket:
+        """Return the ticket of a row: its mask, and `state`, the weights that its training started from.
+
+        `ticket.state.tensors()` are the weights as they were rewound, with the pruned ones; `ticket.mask.apply` zeroes
+        these. Initial weights are drawn again from the seed, other ones are read from the store. `recipe` is None.
+
+        trust: call a network's factory, or a data source, that the folder names and that you have never run
+        Raises LotteryError where the weights are nowhere (any more); it names the command that computes them.
+
+        >>> run = lottery.load_run("runs/imp_rewind")
+        >>> ticket = run.ticket(1)
+        >>> ticket.step
+        10
+        >>> ticket.mask == run.mask(1)
+        True
+        """
+        return self.stored(round, control, copy, trust).ticket
+
+    def network(
+        self, round: int, control: str | None = None, copy: int = 0, at: str = "end", trust: bool = False
+    ) -> nn.Module:
+        """Return the network of a row on the CPU, in training mode, with its weights; pruned ones are exactly zero.
+
+        at: "end" of its training, "start" (the rewound weights), or "early_stop" (lowest validation loss)
+        trust: as in `ticket`
+        The units that a layer ticket removes are in the network, and add nothing to its output.
+        Raises LotteryError where the weights are nowhere (any more); it names the command that computes them.
+
+        >>> run = lottery.load_run("runs/imp_rewind")
+        >>> network = run.network(1, at="start")
+        >>> network.fc1.weight[~run.mask(1)["fc1.weight"]].any()
+        tensor(False)
+        """
+        return self.stored(round, control, copy, trust).network(at)
+
+    def stored(self, round: int, control: str | None = None, copy: int = 0, trust: bool = False) -> Weights:
+        """Return what `ticket` and `network` read the states of a row by. Raises LotteryError without such a row."""
+        from lottery.record.weights import Weights
+
+        return Weights(self, self.require(round, control, copy), trust)
 
     def packed_mask(self, row: Row) -> PackedMask:
         """Return the mask of a ticket's row, without torch. Raises the errors of `mask`."""
@@ -180,5 +265,5 @@ class Run:
 
     def trained_weights(self, stage: str) -> Path | None:
         """Return the file with the final weights of a training stage, or None where no store has it any more."""
-        paths = [store / "train" / stage / "state.safetensors" for store in self.stores]
+        paths = [store / "train" / stage / END for store in self.stores]
         return next((path for path in paths if path.is_file()), None)

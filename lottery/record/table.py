@@ -49,6 +49,12 @@ def load_runs(
     Warns of a damaged line of a table, which is skipped (a torn last line silently), and of a study that is there
     twice. Raises LotteryError where no run folder is found, has a round or passes the filters, or where one has a
     newer format; ConfigError for a key that no run has.
+
+    >>> table = lottery.load_runs("runs/imp*", {"control": None}, config=["train.steps"])
+    >>> table[["round", "density", "config.train.steps"]]
+       round  density config.train.steps
+    0      0      1.0               40it
+    1      1      0.8               40it
     """
     runs = [Run(folder, lenient=True) for folder in find_runs(paths)]
     options = leaf_keys(runs)

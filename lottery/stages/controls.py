@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lottery.config import Config
-from lottery.seeding import derive
+from lottery.seeding import derive, reinit_seed
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.ticket import Ticket
@@ -36,7 +36,7 @@ def control_of(lab: Lab, of: Round, kind: str, copy: int) -> Ticket:
     """
     seeds, ticket = lab.config.seeds, of.ticket
     if kind == "reinit":
-        state = lab.initial_state(derive(seeds.init, "reinit", of.index, copy))
+        state = lab.initial_state(reinit_seed(seeds.init, of.index, copy))
         return replace(ticket, state=state, optimizer=None)
     if of.units is not None:
         return lab.layers.control(ticket, kind, copy, of.index)

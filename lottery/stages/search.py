@@ -15,8 +15,9 @@ from lottery.own_code import code_inputs
 from lottery.stages.round import Round
 from lottery.stages.store import Stage
 from lottery.stages.train import Trainings, TrainRun
-from lottery.stages.trained import Searched, kept_path, stored_mask
+from lottery.stages.trained import Searched, stored_mask
 from lottery.state import State, StateRef, save_state, snapshot, state_digest
+from lottery.tensor_files import END, kept_path
 from lottery.ticket import Mask, Ticket
 from lottery.training.module import Hooks, MaskedTraining
 from lottery.training.phases import Phase, Tuning
@@ -126,7 +127,7 @@ class SearchRun(TrainRun):
         assert isinstance(module, ScoreSearch)
         state, mask, scores = snapshot(module.network), module.found(), module.found_scores()
         self.check_kept(module.progress)
-        save_state(state, self.stage.folder / "state.safetensors")
+        save_state(state, self.stage.folder / END)
         save_state(scores, self.stage.folder / "scores.safetensors")
         self._save(mask, self.stage.folder / "mask.safetensors", module.end)
         self.seal(

@@ -17,7 +17,7 @@ from lottery.data.load import load
 from lottery.errors import ConfigError, Interrupted
 from lottery.layers.removal import Unit
 from lottery.layers.units import find_units
-from lottery.models.build import build, check_fit
+from lottery.models.build import build, check_fit, start_network
 from lottery.own_code import code_inputs
 from lottery.pruning.prunable import prunable, weight_shapes
 from lottery.ranks.alone import Alone
@@ -30,7 +30,6 @@ from lottery.training.rewind import RewindPolicy
 
 # Options of the start weights, which no stage key has: the digest of the start state stands for them.
 ORIGIN_OPTIONS = ("init", "weights", "pretrained", "bn_scale", "drop_head")
-START_IMAGES = 5000  # training images from which a network may set start weights (`Setup._started`)
 # The data options in every stage key, besides the digest of the data.
 DATA_OPTIONS = ("scaling", "mean", "std", "flip", "crop", "validation", "limit")
 
@@ -114,22 +113,16 @@ class Setup:
 
     def initial_state(self, seed: int) -> StateRef:
         """Draw new initial weights, buffers included. A weights file is not read, as a control must not see it."""
-        drawn = {name: value for name, value in self.config.model.items() if name not in ("weights", "pretrained")}
-        return StateRef.of(self._started(build(drawn, self.dataset.shape, self.dataset.classes, seed)).state_dict())
+        return StateRef.of(self._start(seed, fresh=True).state_dict())
 
-    def _started(self, network: nn.Module) -> nn.Module:
-        """Let a network with a `start_from_(images)` set start weights from (at most) 5,000 training images."""
-        start_from = getattr(network, "start_from_", None)
-        if start_from is not None:
-            start_from(next(self.dataset.batches("train", START_IMAGES, limit=START_IMAGES))[0])
-        return network
+    def _start(self, seed: int, fresh: bool = False) -> nn.Module:
+        shape, classes, images = self.dataset.shape, self.dataset.classes, self.dataset.images
+        return start_network(self.config.model, shape, classes, seed, images, fresh)
 
     @cached_property
     def initial(self) -> Ticket:
         """Ticket of the dense network at step 0: a full mask, the initial weights, the whole training ahead."""
-        network = self.network()
-        if not self.config.model.get("weights"):
-            self._started(network)
+        network = self._start(self.config.seeds.init)
         mask = Mask.ones(prunable(network, self.config.prunable.exclude))
         return Ticket(mask, StateRef.of(network.state_dict()), step=0, order_step=0, steps=self.recipe.total)
 

@@ -18,8 +18,9 @@ from lottery.ranks.broadcast import Broadcast
 from lottery.recipe import Recipe
 from lottery.stages.setup import Setup
 from lottery.stages.store import Stage, environment, recorded_environment
-from lottery.stages.trained import Trained, kept_path, kept_states
+from lottery.stages.trained import Trained, kept_states
 from lottery.state import State, restore_, save_state, state_digest
+from lottery.tensor_files import EARLY_STOP, END, kept_path
 from lottery.ticket import Mask, Ticket
 from lottery.training.checkpoint import load_checkpoint, save_checkpoint
 from lottery.training.fit import fit
@@ -233,15 +234,21 @@ class TrainRun:
             "steps": module.end - self.ticket.step,
             "seconds": progress.seconds,
         }
+        early = None
         if self.until is None:
             result |= _final_scores(module, state)
-        self.ranks.on_first(lambda: self.write(state, result))
+            early = progress.best_state if progress.best_step not in (self.ticket.step, module.end) else None
+        self.ranks.on_first(lambda: self.write(state, early, result))
 
-    def write(self, state: State, result: dict[str, Any]) -> None:
-        """Write the results, and seal the stage."""
+    def write(self, state: State, early: State | None, result: dict[str, Any]) -> None:
+        """Write the results, and seal the stage. early: the state of lowest validation loss, if neither end is it."""
+        if early is not None:
+            early = self.dense(early)
+            save_state(early, self.stage.folder / EARLY_STOP)
+            result["early_stop_digest"] = state_digest(early)
         state = self.dense(state)
         result["kept"] = {step: digests for step, digests in result["kept"].items() if self.sound(step, digests)}
-        save_state(state, self.stage.folder / "state.safetensors")
+        save_state(state, self.stage.folder / END)
         self.seal({"state_digest": state_digest(state), **result})
 
     def seal(self, result: dict[str, Any]) -> None:

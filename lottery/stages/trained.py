@@ -9,6 +9,7 @@ from typing import Any
 from lottery.errors import LotteryError
 from lottery.stages.store import Stage, recorded_environment
 from lottery.state import StateRef
+from lottery.tensor_files import END, kept_path
 from lottery.ticket import Mask, Ticket
 
 
@@ -25,7 +26,7 @@ class Finished:
     @property
     def state(self) -> StateRef:
         """The network's state at the end."""
-        return StateRef.file(self.folder / "state.safetensors", self.result["state_digest"])
+        return StateRef.file(self.folder / END, self.result["state_digest"])
 
     def environment(self) -> dict[str, str]:
         """Return library versions, machine and device with which the stage was computed."""
@@ -79,11 +80,6 @@ class Searched(Finished):
         """The masks kept during the search: step -> mask."""
         found = sorted((int(step), digest) for step, digest in self.result["snapshots"].items())
         return {step: stored_mask(kept_path(self.folder, "mask", step), digest) for step, digest in found}
-
-
-def kept_path(folder: Path, what: str, step: int | str) -> Path:
-    """Return the file in which a stage kept its "state", "optimizer" or "mask" at a step."""
-    return folder / f"{what}_{int(step):08d}.safetensors"
 
 
 def kept_states(folder: Path, step: int | str, digests: dict[str, str]) -> dict[str, StateRef]:

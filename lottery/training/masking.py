@@ -41,17 +41,24 @@ class MaskedStep:
     @torch.no_grad()
     def __call__(self, optimizer: torch.optim.Optimizer) -> None:
         """Mask the gradients, clip, step, mask the weights, and drop the gradients."""
-        if self.weights:
-            # A weight that is frozen, or that this forward pass did not use, has no gradient.
-            used = [(w.grad, mask) for w, mask in zip(self.weights, self.masks, strict=True) if w.grad is not None]
-            if used:
-                torch._foreach_mul_([grad for grad, _ in used], [mask for _, mask in used])
+        self.mask_gradients_()
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.all_parameters, self.clip_norm)
         optimizer.step()
+        self.mask_weights_()
+        optimizer.zero_grad(set_to_none=True)
+
+    def mask_gradients_(self) -> None:
+        """Multiply the gradients by the masks. A frozen weight, or one not used in the forward pass, has none."""
+        used = [(w.grad, mask) for w, mask in zip(self.weights, self.masks, strict=True) if w.grad is not None]
+        if used:
+            torch._foreach_mul_([grad for grad, _ in used], [mask for _, mask in used])
+
+    @torch.no_grad()
+    def mask_weights_(self) -> None:
+        """Multiply the weights by the masks."""
         if self.weights:
             torch._foreach_mul_(self.weights, self.masks)
-        optimizer.zero_grad(set_to_none=True)
 
 
 def mask_optimizer_state(state: dict[str, Tensor], mask: Mask) -> dict[str, Tensor]:

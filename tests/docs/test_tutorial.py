@@ -19,6 +19,19 @@ def test_the_tutorial(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
+def test_from_python(tmp_path: Path) -> None:
+    """A stranger's tasks: the mask of another run, weights of round 3 in a plain network, a figure over three seeds, an
+    offline run of W&B read back.
+    """
+    with in_folder(tmp_path):
+        assert run(DOCS / "python.md", shortened) == 1
+        [exported] = (tmp_path / "runs" / "imp_rewind").glob("*/export/round_003.both/README.md")
+        with in_folder(exported.parent):
+            run(exported)
+    assert (tmp_path / "three_seeds.png").stat().st_size > 10_000
+
+
 @pytest.fixture(scope="module")
 def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run folders of the first command, of two seeds."""

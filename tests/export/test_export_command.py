@@ -19,7 +19,7 @@ from lottery.compose import composed
 from lottery.cost.counts import multiply_adds
 from lottery.errors import LotteryError, reported
 from lottery.export import command, write
-from lottery.export.command import Exported, export
+from lottery.export.command import export
 from lottery.export.write import load_shrunk, write_network
 from lottery.models.mlp import mlp
 from lottery.models.resnet import resnet
@@ -170,10 +170,10 @@ def test_a_control_with_all_its_channels(pruned: Path, tmp_path: Path) -> None:
 
 
 def test_a_reinit_control_has_its_tickets_mask(pruned: Path) -> None:
-    found = Exported.find(pruned, 1, "reinit", 0)
-    assert found.mask == Mask.load(pruned / "masks" / "round_001.safetensors")
+    found = Run(pruned)
+    assert found.mask(1, "reinit") == Mask.load(pruned / "masks" / "round_001.safetensors")
     expected = stored(pruned, "round_001.reinit-0")
-    assert all(torch.equal(value, expected[name]) for name, value in found.network.state_dict().items())
+    assert all(torch.equal(value, expected[name]) for name, value in found.network(1, "reinit").state_dict().items())
 
 
 def test_a_moved_run_folder_finds_the_store_beside_it(pruned: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_moved_run_folder_finds_the_store_beside_it(pruned: Path, tmp_path: Pa
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(pruned.parent.parent), "/nowhere"))
     expected = stored(pruned, "round_001")
-    found = Exported.find(run, 1, None, 0).network.state_dict()
+    found = Run(run).network(1).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
@@ -268,7 +268,7 @@ def test_a_store_without_the_weights_names_the_command_that_makes_them(pruned: P
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(pruned.parent.parent), "/nowhere"))
     line = exported(run, "--round", 1).line
-    assert "the store /nowhere/.store does not have the trained weights of this round" in line
+    assert "the store /nowhere/.store does not have the trained weights" in line
     assert f"`python -m lottery --config {config}` trains it again" in line
     assert not (run / "export").exists()
 
