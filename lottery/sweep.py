@@ -9,17 +9,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from lottery.combine import Composer, combinations, labels
-from lottery.compose import checked, choose_, explained, hydra_opened, is_hydra
+from lottery.compose import checked, choose_, explained, groups, hydra_opened, is_hydra
 from lottery.errors import ConfigError, reported
 from lottery.launch.settings import LAUNCHERS, register
 from lottery.overrides import as_written
+from lottery.preset import compose_preset
 from lottery.run import run
 from lottery.signals import StopFlag, stop_on_signals
 
@@ -64,7 +64,7 @@ def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[list[list
         with hydra_opened(config_dir), explained(overrides, config_dir):
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())
             parsed = parser.parse_overrides(list(overrides))
-            first = compose("config", overrides=combinations(parsed)[0], return_hydra_config=True)
+            first, _ = compose_preset(combinations(parsed)[0], groups(config_dir), hydra=True)
             given = {override.get_key_element() for override in parsed}
             params: dict[str, Any] = first.hydra.sweeper.get("params") or {}
             added = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in given])
