@@ -11,6 +11,7 @@ from pathlib import Path
 from lottery import __version__
 from lottery.arguments import Arguments, help_text
 from lottery.errors import ConfigError, reported
+from lottery.imports import importable
 from lottery.printing import prepare_streams
 from lottery.run import run
 from lottery.signals import StopFlag, stop_on_signals
@@ -44,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_directory() -> None:
-    """Raise ConfigError where the working directory is gone."""
+    """Find modules in the working directory, by the `lottery` script too. Raises ConfigError where it is gone."""
     try:
-        os.getcwd()
+        importable(os.getcwd())
     except FileNotFoundError as error:
         raise ConfigError("the working directory was deleted; change to one that exists") from error
 
@@ -72,6 +73,10 @@ def dispatch(args: list[str], stop: StopFlag) -> int:
         return sweep(asked.overrides, asked.config_dir, stop)
     from lottery.compose import composed, loaded
 
+    if asked.config:
+        from lottery.record.provenance import code_folders
+
+        importable(*code_folders(Path(asked.config).parent))
     cfg = loaded(Path(asked.config), asked.overrides) if asked.config else composed(asked.overrides, asked.config_dir)
     if asked.show:
         from omegaconf import OmegaConf

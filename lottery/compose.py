@@ -25,6 +25,7 @@ from lottery.config.check import check, expand_home_
 from lottery.errors import ConfigError, LotteryError, cause
 from lottery.explain import described, explain, unknown_key, unreadable
 from lottery.files import Unreadable
+from lottery.imports import importable
 from lottery.overrides import as_written, sets_key
 from lottery.parts import method_options
 from lottery.preset import compose_preset, given, tell
@@ -70,6 +71,7 @@ def hydra_opened(config_dir: str | None = None) -> Iterator[None]:
     """Initialise Hydra, for the block, with the project's configs and the user's own."""
     if config_dir is not None:
         check_config_dir(Path(config_dir))
+        importable(config_dir, Path(config_dir).absolute().parent)
     register()
     Plugins.instance().register(OwnConfigs)
     GlobalHydra.instance().clear()

@@ -87,7 +87,9 @@ class Study:
             self.attempts.works()
             remember([self.config.model["_target_"], self.config.data._target_])
             self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
-            for note in [*self.folder.notes, *self.provenance(lab).changes(self.folder.path)]:
+            provenance = self.provenance(lab)
+            provenance.keep_folders(self.folder.path)
+            for note in [*self.folder.notes, *provenance.changes(self.folder.path)]:
                 LOG.warning(note)
             tracker = make_tracker(self.config, self.key, self.folder.path)
             tracker.start(self.yaml)

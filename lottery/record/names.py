@@ -13,6 +13,7 @@ STATUS = "status.json"
 STUDY_LOG = "study.log"
 REPORT = "report.html"
 CSV = "rounds.csv"  # written by tracker=csv
+OWN_CODE = "own_code.json"  # the folders of the user's own modules
 SENT = "sync.json"  # list of the items that `sync` has sent
 MASKS, ROUNDS, FIGURES, WANDB = "masks", "rounds", "figures", "wandb"  # folders
 
