@@ -33,7 +33,7 @@ from lottery.stages.round import Round
 from lottery.stages.store import Store, environment
 from lottery.stages.trained import Trained
 from lottery.ticket import weights_digest
-from lottery.tracking.terminal import Terminal, done
+from lottery.tracking.terminal import Terminal, closing
 from lottery.tracking.trackers import StudyTracker, make_tracker
 from lottery.training.progress import NonFiniteLoss
 from lottery.trust import remember
@@ -95,7 +95,7 @@ class Study:
             tracker.start(self.yaml)
             with self.crew.at_work(self.terminal, self.stop) if self.crew else nullcontext():
                 rows = self.record_all(lab, tracker)
-            drawn = self.drawn(tracker, len(rows))
+            drawn = self.drawn(tracker, rows)
             status = "finished"
             self.terminal.status.end()
             self.report()
@@ -160,7 +160,7 @@ class Study:
         self.folder.settle()
         return rows
 
-    def drawn(self, tracker: StudyTracker, rows: int) -> list[Path]:
+    def drawn(self, tracker: StudyTracker, rows: list[Row]) -> list[Path]:
         """Draw the figures, and return their files."""
         from lottery.figures.study import draw_study  # matplotlib is slow to import, and needed only here
 
@@ -168,7 +168,8 @@ class Study:
         for path in drawn:
             tracker.figure(path)
         self.folder.lease.check()  # before the study counts as done
-        LOG.info(done(rows, self.folder.path))
+        for line in closing(rows, self.config.method["_target_"], self.folder.path):
+            LOG.info(line)
         return drawn
 
     def report(self) -> None:

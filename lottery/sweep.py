@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -14,12 +15,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from lottery.analysis.seeds import seed_lines
 from lottery.combine import Composer, combinations, labels
 from lottery.compose import checked, choose_, explained, groups, hydra_opened, is_hydra
+from lottery.config import study_key
 from lottery.errors import ConfigError, reported
 from lottery.launch.settings import LAUNCHERS, register
 from lottery.overrides import as_written
 from lottery.preset import compose_preset
+from lottery.printing import say
+from lottery.record.status import finished
 from lottery.run import run
 from lottery.signals import StopFlag, stop_on_signals
 
@@ -38,11 +43,12 @@ def sweep(overrides: Sequence[str], config_dir: str | None, stop: StopFlag) -> i
         from lottery.launch.launcher import job_of, launch
 
         check_hydra(overrides, "has no effect with this launcher: it has hydra.launcher.KEY", "hydra.launcher.")
-        return launch(hydra, overrides, list(map(job_of, names, studies, configs)), configs, config_dir, stop)
+        status = launch(hydra, overrides, list(map(job_of, names, studies, configs)), configs, config_dir, stop)
+        return told_seeds(configs, status)
     if not hydra.launcher._target_.endswith("BasicLauncher"):
         return launched(overrides, config_dir)
     check_hydra(overrides, "has no effect without a launcher; run folders are set by paths.runs")
-    return in_turn(names, configs, stop)
+    return told_seeds(configs, in_turn(names, configs, stop))
 
 
 def check_hydra(overrides: Sequence[str], otherwise: str, *allowed: str) -> None:
@@ -96,6 +102,14 @@ def in_turn(names: Sequence[str], configs: Sequence[DictConfig], stop: StopFlag)
             break
     print(f"{statuses.count(0)} of {len(configs)} studies done")
     return max(statuses)
+
+
+def told_seeds(configs: Sequence[DictConfig], status: int) -> int:
+    """Print the statistics over seeds of the finished studies, unless the sweep was interrupted; return the status."""
+    folders = dict.fromkeys(Path(cfg.paths.runs) / cfg.name / study_key(cfg) for cfg in configs)
+    if status < 128:
+        say(*seed_lines([folder for folder in folders if finished(folder)]))
+    return status
 
 
 def launched(overrides: Sequence[str], config_dir: str | None) -> int:

@@ -29,7 +29,7 @@ def ticket() -> Ticket:
 
 
 def test_a_row_stands_under_the_header() -> None:
-    assert len(line(ROW)) == len(header())
+    assert len(line(ROW)) == len(header()) == 80
     assert "reinit 1" in line(ROW)
     assert "51.20%" in line(ROW)
     assert "81.23" in line(ROW)
