@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 
 from lottery.analysis.seeds import seed_lines
 from lottery.combine import Composer, combinations, labels
-from lottery.compose import checked, choose_, explained, groups, hydra_opened, is_hydra
+from lottery.compose import composed, explained, groups, hydra_opened, is_hydra
 from lottery.config import study_key
 from lottery.errors import ConfigError, reported
 from lottery.launch.settings import LAUNCHERS, register
@@ -30,12 +31,17 @@ from lottery.signals import StopFlag, stop_on_signals
 
 CHOICES = ", ".join(f"hydra/launcher={name}" for name in ("slurm", "slurm_preempt", "local"))
 
+SWEEPERS = "only Hydra's own sweeper; list the values (method.rate=0.1,0.2,0.3), or let `wandb agent` choose them"
+
 
 def sweep(overrides: Sequence[str], config_dir: str | None, stop: StopFlag) -> int:
     """Run the studies of a sweep, and return their highest exit status. A failed study does not stop the others.
 
     Raises ConfigError, before anything is written, if any of the configurations is wrong.
     """
+    for override in overrides:
+        if override.lstrip("+").startswith("hydra/sweeper=") and not override.endswith("=basic"):
+            raise ConfigError(f"{override}: {SWEEPERS}")
     jobs, hydra = planned(overrides, config_dir)
     studies = [[override for override in job if not is_hydra(override)] for job in jobs]
     names, configs = labels(studies), list(map(Composer(config_dir), studies))
@@ -47,7 +53,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None, stop: StopFlag) -> i
         return told_seeds(configs, status)
     if not hydra.launcher._target_.endswith("BasicLauncher"):
         return launched(overrides, config_dir)
-    check_hydra(overrides, "has no effect without a launcher; run folders are set by paths.runs")
+    check_hydra(overrides, "has no effect without a launcher; run folders are set by paths.runs=DIR")
     return told_seeds(configs, in_turn(names, configs, stop))
 
 
@@ -117,7 +123,8 @@ def launched(overrides: Sequence[str], config_dir: str | None) -> int:
     with hydra_opened(config_dir):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        batches = hydra.multirun("config", launched_job, as_written(overrides), with_log_configuration=False)
+        job: Any = partial(launched_job, config_dir=config_dir)
+        batches = hydra.multirun("config", job, as_written(overrides), with_log_configuration=False)
     jobs = [job for batch in batches or [] for job in batch]
     for job in jobs:
         if job.return_value:  # its output is in the launcher's log
@@ -126,12 +133,11 @@ def launched(overrides: Sequence[str], config_dir: str | None) -> int:
     return max((job.return_value for job in jobs), default=0)
 
 
-def launched_job(cfg: DictConfig) -> int:
-    """Run one study under a launcher of Hydra, and return its exit status."""
+def launched_job(_: DictConfig, config_dir: str | None) -> int:
+    """Run one study under a launcher of Hydra, composed as on the command line; return its exit status."""
 
     def work() -> int:
-        choose_(cfg, HydraConfig.get().overrides.task)
-        return run(checked(cfg), stop)
+        return run(composed(list(HydraConfig.get().overrides.task), config_dir), stop)
 
     with stop_on_signals() as stop:
         return reported(work)

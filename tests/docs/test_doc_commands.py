@@ -39,6 +39,15 @@ def label(value: Any) -> str:
     return value.stem if isinstance(value, Path) else str(value)[:60]
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b.language == "bash" for b in blocks(page))], ids=label)
+def test_commands_survive_bash_and_zsh(page: Path) -> None:
+    """zsh expands [ ] and *, both shells read ( ) and { }: outside of quotes none of them may stand."""
+    for text in (block.text for block in blocks(page) if block.language == "bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line.partition("  #")[0])
+            assert "python -m lottery" not in line or not set("[]{}()*?") & set(bare), line
+
+
 # -- studies and sweeps -----------------------------------------------------------------------------------------------
 
 
