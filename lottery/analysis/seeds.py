@@ -29,7 +29,7 @@ COLUMNS += [Column("95 % interval", True), Column("to dense", True), Column("mat
 def over_seeds(runs: Sequence[Path]) -> list[str]:
     """Return the lines on finished studies of one name; [] unless two of them differ in nothing but their seeds.
 
-    runs: their run folders, of one parent, in which seeds.csv, seeds.png and seeds.txt (these lines) are written.
+    runs: their run folders, of one parent, in which .seeds gets seeds.csv, seeds.png and seeds.txt (these lines).
     Raises LotteryError where studies cannot be read or averaged.
     """
     folder, stamp = runs[0].parent, _stamp(runs)
@@ -78,6 +78,7 @@ def _written(runs: Sequence[Path], folder: Path) -> list[str]:
             kept.append(together)
     if not kept:
         return []
+    (folder / SEEDS["table"]).parent.mkdir(exist_ok=True)
     write_atomic(folder / SEEDS["table"], pd.concat(tables).to_csv(index=False, float_format="%.10g").encode())
     accuracy(pd.concat(kept), folder / SEEDS["figure"], band="t", svg=False)
     return [*lines, f"{folder / SEEDS['table']}, {folder / SEEDS['figure']}"]

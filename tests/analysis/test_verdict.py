@@ -86,9 +86,9 @@ def test_the_table_and_the_figure_over_seeds(tmp_path: Path) -> None:
     assert ticket[5] == "97.45"  # 0.976, 0.977, 0.978: 97.7 - 4.303 * 0.1 / sqrt(3)
     assert lines[-3].startswith("no ticket matches the dense network, the nearest is 0.2 points below")
     assert "n = 3" in lines[-3]
-    assert lines[-1] == f"{tmp_path}/imp/seeds.csv, {tmp_path}/imp/seeds.png"
-    assert (tmp_path / "imp" / "seeds.png").stat().st_size > 10_000
-    table = pd.read_csv(tmp_path / "imp" / "seeds.csv")
+    assert lines[-1] == f"{tmp_path}/imp/.seeds/seeds.csv, {tmp_path}/imp/.seeds/seeds.png"
+    assert (tmp_path / "imp/.seeds/seeds.png").stat().st_size > 10_000
+    table = pd.read_csv(tmp_path / "imp/.seeds/seeds.csv")
     assert list(table["n"].unique()) == [3]
     assert {"t_low", "t_high", "boot_low", "difference_low", "p_holm", "matching"} <= set(table)
 
