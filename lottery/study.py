@@ -164,6 +164,7 @@ class Study:
         """Draw the figures, and return their files."""
         from lottery.figures.study import draw_study  # matplotlib is slow to import, and needed only here
 
+        self.terminal.afterwards("drawing the figures")
         drawn = draw_study(self.folder.path)
         for path in drawn:
             tracker.figure(path)
@@ -176,6 +177,7 @@ class Study:
         """Write the report. Errors are only logged, since the study counts as done already."""
         from lottery.report.command import write_report
 
+        self.terminal.afterwards("writing the report")
         try:
             write_report([self.folder.path], self.folder.path / REPORT, interactive=False)
         except Exception as error:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("lottery")
 
-# title, width, function from a row to the text; together 80 characters
+# title, width, function from a row to the text; together at most 80 characters
 COLUMNS: list[tuple[str, int, Any]] = [
     ("round", 5, lambda r: str(r["round"])),
     ("network", 10, lambda r: network(r) + (f" {r['copy']}" if r["control"] else "")),
@@ -153,6 +153,10 @@ class Terminal:
         self._texts.pop(worker, None)
         self._show("", "", 0.0, worker)
         self._show(*self._study_text())
+
+    def afterwards(self, text: str) -> None:
+        """Show what goes on after the trainings, such as "drawing the figures"."""
+        self._show("trained", text, 1.0)
 
     def _study_text(self) -> tuple[str, str, float]:
         """Return the line of a study with workers: its name, the trainings done and the time left, the share done."""
