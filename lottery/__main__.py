@@ -11,6 +11,7 @@ from pathlib import Path
 from lottery import __version__
 from lottery.arguments import Arguments, help_text
 from lottery.errors import ConfigError, reported
+from lottery.imports import importable
 from lottery.printing import prepare_streams
 from lottery.run import run
 from lottery.signals import StopFlag, stop_on_signals
@@ -44,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_directory() -> None:
-    """Raise ConfigError where the working directory is gone."""
+    """Find modules in the working directory, by the `lottery` script too. Raises ConfigError where it is gone."""
     try:
-        os.getcwd()
+        importable(os.getcwd())
     except FileNotFoundError as error:
         raise ConfigError("the working directory was deleted; change to one that exists") from error
 
@@ -63,20 +64,30 @@ def dispatch(args: list[str], stop: StopFlag) -> int:
     check_directory()
     asked = Arguments.parse(args, COMMANDS)
     if asked.help or not args:
-        return show(help_text(asked.config_dir, COMMANDS))
+        return show(help_text(asked.topics, asked.config_dir, COMMANDS))
     if asked.version:
         return show(f"lottery {__version__}")
     if asked.sweep:
         from lottery.sweep import sweep
 
         return sweep(asked.overrides, asked.config_dir, stop)
+    if asked.info or asked.completion:
+        from lottery.hydra_flags import shell_completion, show_info
+
+        if asked.completion:
+            return shell_completion(asked.overrides, asked.config_dir)
+        return show_info(asked.info, asked.overrides, asked.config_dir)
     from lottery.compose import composed, loaded
 
+    if asked.config:
+        from lottery.record.provenance import code_folders
+
+        importable(*code_folders(Path(asked.config).parent))
     cfg = loaded(Path(asked.config), asked.overrides) if asked.config else composed(asked.overrides, asked.config_dir)
     if asked.show:
-        from omegaconf import OmegaConf
+        from lottery.hydra_flags import shown_config
 
-        return show(OmegaConf.to_yaml(cfg, resolve=True).rstrip())
+        return show(shown_config(cfg, asked.show, asked.package, asked.overrides, asked.config_dir))
     return run(cfg, stop)
 
 

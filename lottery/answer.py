@@ -21,7 +21,7 @@ from lottery.record.manifest import Content, Manifest, read_manifest
 from lottery.record.names import CONFIG, FIGURES, REPORT, TABLE, WANDB, details_file, drawn_again, mask_file
 from lottery.record.rows import Row, identity
 from lottery.saved import parse_saved
-from lottery.tracking.terminal import Terminal, done, line
+from lottery.tracking.terminal import Terminal, closing, line
 from lottery.trust import remember
 
 LOG = logging.getLogger("lottery")
@@ -55,7 +55,8 @@ def answered(cfg: DictConfig, folder: Path, inputs: str) -> bool:
         LOG.warning(note)
     for row in rows:
         LOG.info(line(row))
-    LOG.info(done(len(rows), folder))
+    for text in closing(rows, cfg.method["_target_"], folder):
+        LOG.info(text)
     terminal.close()
     return True
 

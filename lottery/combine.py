@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from itertools import product
 
-from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lottery.compose import checked, choose_, composed, groups, hydra_opened, is_hydra
 from lottery.errors import ConfigError
 from lottery.overrides import as_written, sets_key
+from lottery.preset import compose_preset, tell
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
@@ -40,19 +40,23 @@ class Composer:
 
     def __init__(self, config_dir: str | None = None) -> None:
         self.config_dir = config_dir
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, str]] = {}  # with the note of `compose_preset`
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         """Return the checked configuration of these overrides. Raises ConfigError."""
         overrides = as_written(overrides)
         try:
-            cfg = self._set(overrides)
+            made = self._set(overrides)
         except Exception:  # `composed`, below, raises a ConfigError for it
-            cfg = None
-        return composed(overrides, self.config_dir) if cfg is None else checked(cfg, self.config_dir)
+            made = None
+        if made is None:
+            return composed(overrides, self.config_dir)
+        cfg = checked(made[0], self.config_dir)
+        tell(made[1])
+        return cfg
 
-    def _set(self, overrides: Sequence[str]) -> DictConfig | None:
-        """Return the configuration before its check, or None where it is left to `composed`."""
+    def _set(self, overrides: Sequence[str]) -> tuple[DictConfig, str] | None:
+        """Return the configuration before its check and the note, or None where it is left to `composed`."""
         known, choices, keys = groups(self.config_dir), list[str](), []
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.key_or_group in known and isinstance(override.value(), str | list):
@@ -64,12 +68,12 @@ class Composer:
         base = tuple(choices)
         if base not in self._bases:
             with hydra_opened(self.config_dir):
-                self._bases[base] = compose("config", overrides=choices)
-        cfg = copy.deepcopy(self._bases[base])
+                self._bases[base] = compose_preset(choices, known)
+        cfg, note = copy.deepcopy(self._bases[base])
         for override in keys:
             OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
         choose_(cfg, overrides, self.config_dir)
-        return cfg
+        return cfg, note
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:

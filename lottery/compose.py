@@ -25,8 +25,10 @@ from lottery.config.check import check, expand_home_
 from lottery.errors import ConfigError, LotteryError, cause
 from lottery.explain import described, explain, unknown_key, unreadable
 from lottery.files import Unreadable
+from lottery.imports import importable
 from lottery.overrides import as_written, sets_key
 from lottery.parts import method_options
+from lottery.preset import compose_preset, given, tell
 from lottery.saved import kinds, read_saved
 
 # Groups of which a preset sets single keys. An option chosen on the command line replaces these keys.
@@ -69,6 +71,7 @@ def hydra_opened(config_dir: str | None = None) -> Iterator[None]:
     """Initialise Hydra, for the block, with the project's configs and the user's own."""
     if config_dir is not None:
         check_config_dir(Path(config_dir))
+        importable(config_dir, Path(config_dir).absolute().parent)
     register()
     Plugins.instance().register(OwnConfigs)
     GlobalHydra.instance().clear()
@@ -102,9 +105,11 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> DictCon
         if is_hydra(override):
             raise ConfigError(f"{override}: launchers and their options are for sweeps: add -m and a launcher")
     with hydra_opened(config_dir), explained(overrides, config_dir):
-        cfg = compose("config", overrides=list(overrides))
+        cfg, note = compose_preset(overrides, groups(config_dir))
         choose_(cfg, overrides, config_dir)
-    return checked(cfg, config_dir)
+    found = checked(cfg, config_dir)
+    tell(note)
+    return found
 
 
 def choose_(cfg: DictConfig, overrides: Sequence[str], config_dir: str | None = None) -> None:
@@ -112,13 +117,13 @@ def choose_(cfg: DictConfig, overrides: Sequence[str], config_dir: str | None = 
 
     Hydra alone would merge the preset's keys over the option. A key on the command line (rewind.to=2ep) still wins.
     """
-    given, known = dict(override.split("=", 1) for override in overrides if "=" in override), groups(config_dir)
-    for group in CHOSEN & set(given):
-        if given[group] not in known[group]:  # a mapping instead of an option's name: optim={lr: 0.1}
+    typed, known = given(overrides), groups(config_dir)
+    for group in CHOSEN & set(typed):
+        if typed[group] not in known[group]:  # a mapping instead of an option's name: optim={lr: 0.1}
             continue
-        file = config_files(config_dir, f"{group}/{given[group]}.yaml")[0]
+        file = config_files(config_dir, f"{group}/{typed[group]}.yaml")[0]
         option: Any = OmegaConf.to_container(OmegaConf.load(file))
-        cfg[group].update({key: option[key] for key in map(str, option) if f"{group}.{key}" not in given})
+        cfg[group].update({key: option[key] for key in map(str, option) if f"{group}.{key}" not in typed})
 
 
 def is_hydra(override: str) -> bool:

@@ -173,7 +173,7 @@ def composition(text: str, overrides: Sequence[str], groups: Groups, base: Base)
 def several(override: str) -> str:
     """Return the message for several values of one key without -m."""
     key, _, value = override.partition("=")
-    listed = "" if "(" in value else f", or write {key}=[{value}] for a list"
+    listed = "" if "(" in value else f", or write '{key}=[{value}]' for a list"
     return f"{key}: got several values, {value}: add -m to run a study for each{listed}"
 
 

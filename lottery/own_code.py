@@ -75,6 +75,15 @@ def file_of(module: str) -> Path | None:
     return None if spec is None else _file(spec, module)
 
 
+def folder_of(module: str) -> Path | None:
+    """Return the folder that must be on Python's path for a module to be found; None where it is installed."""
+    spec = _spec(_top(module))
+    if spec is None or (places := [*(spec.submodule_search_locations or []), spec.origin])[0] is None:
+        return None
+    place = Path(str(places[0])).resolve()
+    return place.parent if _is_own(place) else None
+
+
 def _targets(node: Any) -> Iterator[str]:
     if isinstance(node, Mapping):
         if has_target(node):

@@ -34,6 +34,13 @@ def locate(target: Any, key: str) -> Any:
         raise ConfigError.of(f"{key}._target_", target, "a dotted path such as package.module.Name")
     try:
         found = import_module(module)
+    except ModuleNotFoundError as error:
+        if f"{module}.".startswith(f"{error.name}."):  # and not a module that it imports
+            raise ConfigError(
+                f"{key}._target_: cannot import {target!r}: no module named {error.name!r} in the current folder, "
+                "in --config-dir DIR, beside it or on PYTHONPATH; run from the module's folder, or PYTHONPATH=FOLDER"
+            ) from error
+        raise ConfigError(f"{key}._target_: cannot import {target!r}: {cause(error)}") from error
     except Exception as error:  # a user's module may fail in any way
         raise ConfigError(f"{key}._target_: cannot import {target!r}: {cause(error)}") from error
     if not hasattr(found, name):

@@ -55,6 +55,22 @@ def run(cfg: DictConfig, stop: StopFlag, begins: Callable[[], object] = lambda: 
         raise (error.__context__ or error) from None
 
 
+def check_device(trainer: DictConfig) -> None:
+    """Raise ConfigError where the device that a study asks for is not there; say where processes share a CPU."""
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cuda": cuda, "mps": mps, "gpu": cuda or mps}
+    if not there.get(trainer.accelerator, True):
+        expected = "a device that torch sees here; auto takes what there is, and `python -m lottery doctor` says more"
+        raise ConfigError.of("trainer.accelerator", trainer.accelerator, expected)
+    if trainer.devices > 1 and trainer.accelerator == "auto" and not cuda:
+        print(
+            f"trainer.devices={trainer.devices}: torch sees no GPU, so that so many processes train on this CPU; "
+            "a network for images may take days; trainer=default trains in one process", flush=True,
+        )  # fmt: skip
+
+
 def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str = "") -> int:
     """Run the study in this process. Slow imports start here, when the configuration is known to be valid."""
     logging.getLogger("lottery").propagate = True  # until the study shows its own records, below
@@ -75,6 +91,7 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str =
         own_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # workers are copies of this process, which must have no threads of torch until then
         if place.rank == 0:
+            check_device(cfg.trainer)
             check_fit(cfg.model, tuple(cfg.data.shape), cfg.data.classes)  # needs only torch, half of the imports
         from lottery.inputs import still
         from lottery.lease import LeaseLost

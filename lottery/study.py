@@ -33,7 +33,7 @@ from lottery.stages.round import Round
 from lottery.stages.store import Store, environment
 from lottery.stages.trained import Trained
 from lottery.ticket import weights_digest
-from lottery.tracking.terminal import Terminal, done
+from lottery.tracking.terminal import Terminal, closing
 from lottery.tracking.trackers import StudyTracker, make_tracker
 from lottery.training.progress import NonFiniteLoss
 from lottery.trust import remember
@@ -87,13 +87,15 @@ class Study:
             self.attempts.works()
             remember([self.config.model["_target_"], self.config.data._target_])
             self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
-            for note in [*self.folder.notes, *self.provenance(lab).changes(self.folder.path)]:
+            provenance = self.provenance(lab)
+            provenance.keep_folders(self.folder.path)
+            for note in [*self.folder.notes, *provenance.changes(self.folder.path)]:
                 LOG.warning(note)
             tracker = make_tracker(self.config, self.key, self.folder.path)
             tracker.start(self.yaml)
             with self.crew.at_work(self.terminal, self.stop) if self.crew else nullcontext():
                 rows = self.record_all(lab, tracker)
-            drawn = self.drawn(tracker, len(rows))
+            drawn = self.drawn(tracker, rows)
             status = "finished"
             self.terminal.status.end()
             self.report()
@@ -158,21 +160,24 @@ class Study:
         self.folder.settle()
         return rows
 
-    def drawn(self, tracker: StudyTracker, rows: int) -> list[Path]:
+    def drawn(self, tracker: StudyTracker, rows: list[Row]) -> list[Path]:
         """Draw the figures, and return their files."""
         from lottery.figures.study import draw_study  # matplotlib is slow to import, and needed only here
 
+        self.terminal.afterwards("drawing the figures")
         drawn = draw_study(self.folder.path)
         for path in drawn:
             tracker.figure(path)
         self.folder.lease.check()  # before the study counts as done
-        LOG.info(done(rows, self.folder.path))
+        for line in closing(rows, self.config.method["_target_"], self.folder.path):
+            LOG.info(line)
         return drawn
 
     def report(self) -> None:
         """Write the report. Errors are only logged, since the study counts as done already."""
         from lottery.report.command import write_report
 
+        self.terminal.afterwards("writing the report")
         try:
             write_report([self.folder.path], self.folder.path / REPORT, interactive=False)
         except Exception as error:

@@ -7,23 +7,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from lottery.analysis.seeds import seed_lines
 from lottery.combine import Composer, combinations, labels
-from lottery.compose import checked, choose_, explained, hydra_opened, is_hydra
+from lottery.compose import composed, explained, groups, hydra_opened, is_hydra
+from lottery.config import study_key
 from lottery.errors import ConfigError, reported
 from lottery.launch.settings import LAUNCHERS, register
 from lottery.overrides import as_written
+from lottery.preset import compose_preset
+from lottery.printing import say
+from lottery.record.status import finished
 from lottery.run import run
 from lottery.signals import StopFlag, stop_on_signals
 
 CHOICES = ", ".join(f"hydra/launcher={name}" for name in ("slurm", "slurm_preempt", "local"))
+
+SWEEPERS = "only Hydra's own sweeper; list the values (method.rate=0.1,0.2,0.3), or let `wandb agent` choose them"
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None, stop: StopFlag) -> int:
@@ -31,6 +39,9 @@ def sweep(overrides: Sequence[str], config_dir: str | None, stop: StopFlag) -> i
 
     Raises ConfigError, before anything is written, if any of the configurations is wrong.
     """
+    for override in overrides:
+        if override.lstrip("+").startswith("hydra/sweeper=") and not override.endswith("=basic"):
+            raise ConfigError(f"{override}: {SWEEPERS}")
     jobs, hydra = planned(overrides, config_dir)
     studies = [[override for override in job if not is_hydra(override)] for job in jobs]
     names, configs = labels(studies), list(map(Composer(config_dir), studies))
@@ -38,11 +49,12 @@ def sweep(overrides: Sequence[str], config_dir: str | None, stop: StopFlag) -> i
         from lottery.launch.launcher import job_of, launch
 
         check_hydra(overrides, "has no effect with this launcher: it has hydra.launcher.KEY", "hydra.launcher.")
-        return launch(hydra, overrides, list(map(job_of, names, studies, configs)), configs, config_dir, stop)
+        status = launch(hydra, overrides, list(map(job_of, names, studies, configs)), configs, config_dir, stop)
+        return told_seeds(configs, status)
     if not hydra.launcher._target_.endswith("BasicLauncher"):
         return launched(overrides, config_dir)
-    check_hydra(overrides, "has no effect without a launcher; run folders are set by paths.runs")
-    return in_turn(names, configs, stop)
+    check_hydra(overrides, "has no effect without a launcher; run folders are set by paths.runs=DIR")
+    return told_seeds(configs, in_turn(names, configs, stop))
 
 
 def check_hydra(overrides: Sequence[str], otherwise: str, *allowed: str) -> None:
@@ -64,7 +76,7 @@ def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[list[list
         with hydra_opened(config_dir), explained(overrides, config_dir):
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())
             parsed = parser.parse_overrides(list(overrides))
-            first = compose("config", overrides=combinations(parsed)[0], return_hydra_config=True)
+            first, _ = compose_preset(combinations(parsed)[0], groups(config_dir), hydra=True)
             given = {override.get_key_element() for override in parsed}
             params: dict[str, Any] = first.hydra.sweeper.get("params") or {}
             added = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in given])
@@ -98,12 +110,21 @@ def in_turn(names: Sequence[str], configs: Sequence[DictConfig], stop: StopFlag)
     return max(statuses)
 
 
+def told_seeds(configs: Sequence[DictConfig], status: int) -> int:
+    """Print the statistics over seeds of the finished studies, unless the sweep was interrupted; return the status."""
+    folders = dict.fromkeys(Path(cfg.paths.runs) / cfg.name / study_key(cfg) for cfg in configs)
+    if status < 128:
+        say(*seed_lines([folder for folder in folders if finished(folder)]))
+    return status
+
+
 def launched(overrides: Sequence[str], config_dir: str | None) -> int:
     """Let one of Hydra's launchers run the jobs, each in a separate process; return the highest exit status."""
     with hydra_opened(config_dir):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        batches = hydra.multirun("config", launched_job, as_written(overrides), with_log_configuration=False)
+        job: Any = partial(launched_job, config_dir=config_dir)
+        batches = hydra.multirun("config", job, as_written(overrides), with_log_configuration=False)
     jobs = [job for batch in batches or [] for job in batch]
     for job in jobs:
         if job.return_value:  # its output is in the launcher's log
@@ -112,12 +133,11 @@ def launched(overrides: Sequence[str], config_dir: str | None) -> int:
     return max((job.return_value for job in jobs), default=0)
 
 
-def launched_job(cfg: DictConfig) -> int:
-    """Run one study under a launcher of Hydra, and return its exit status."""
+def launched_job(_: DictConfig, config_dir: str | None) -> int:
+    """Run one study under a launcher of Hydra, composed as on the command line; return its exit status."""
 
     def work() -> int:
-        choose_(cfg, HydraConfig.get().overrides.task)
-        return run(checked(cfg), stop)
+        return run(composed(list(HydraConfig.get().overrides.task), config_dir), stop)
 
     with stop_on_signals() as stop:
         return reported(work)

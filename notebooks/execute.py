@@ -1,9 +1,10 @@
 """Execute a notebook and save it with its outputs, the same bytes for the same runs.
 
-    python notebooks/execute.py NAME [--runs FOLDER_OR_PATTERN ...] [--scale smoke]
+    python notebooks/execute.py NAME --out FILE.ipynb [--runs FOLDER_OR_PATTERN ...] [--scale smoke]
 
 The source is NAME.py beside this file. Runs and figures go to ./runs and ./figures of where you stand, as with `python
--m lottery paper`. The saved notebook, NAME.ipynb, has the sources of NAME.py as they are, whatever runs it was given.
+-m lottery paper`. The saved notebook has the sources of NAME.py as they are, whatever runs it was given, and says
+below its first code cell which scale it shows. --in-place writes NAME.ipynb beside NAME.py: the committed outputs.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(path.stem for path in HERE.glob("*.py") if path != Path(__file__)))
     parser.add_argument("--runs", nargs="+", default=[], help="run folders or patterns; by default those of the scale")
     parser.add_argument("--scale", default="smoke")
-    parser.add_argument("--out", type=Path, help="the file to write, instead of NAME.ipynb beside NAME.py")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="the file to write")
+    where.add_argument("--in-place", action="store_true", help="write NAME.ipynb beside NAME.py: the committed outputs")
     given = parser.parse_args()
     runs = [str(Path(path).absolute()) for path in given.runs]
     notebook = execute(read(HERE / f"{given.name}.py"), Path.cwd(), RUNS=runs, SCALE=given.scale)
     out = given.out or HERE / f"{given.name}.ipynb"
     check_portable(notebook, [Path.cwd(), *map(Path, runs)])
+    say_scale(notebook, given.scale, bool(runs))
     nbformat.write(notebook, out)
     print(out)
 
@@ -66,6 +70,13 @@ def execute(
         "language_info": {"name": "python"},
     }
     return notebook
+
+
+def say_scale(notebook: nbformat.NotebookNode, scale: str, given: bool) -> None:
+    """Show below the cell of the parameters which runs the outputs are of. given: whether --runs named them."""
+    words = "The outputs below are of runs that were given." if given else f"The outputs below are of scale {scale}."
+    cell = next(cell for cell in notebook.cells if PARAMETERS in cell.metadata.get("tags", ()))
+    cell.outputs = [nbformat.v4.new_output("display_data", data={"text/plain": words})]
 
 
 def shrink(notebook: nbformat.NotebookNode) -> None:

@@ -17,8 +17,10 @@ from command_line_tools import QUICK, Outcome, call, listing, run_folder, spawn
 from safetensors.torch import save_file
 from training_tools import draw_nothing
 
+from lottery.compose import composed
 from lottery.methods.imp import IMP
 from lottery.record.table import load_runs
+from lottery.run import check_device
 from lottery.ticket import Mask, read_metadata
 
 HAS_CHECK = pytest.mark.skipif(not hasattr(IMP, "check"), reason="IMP does not check its patterns beforehand")
@@ -582,3 +584,19 @@ def test_hydra_full_error_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -
     outcome = call("optim.lr=abc")
     assert outcome.err.startswith("Traceback")
     assert outcome.err.splitlines()[-1] == "lottery: optim.lr: got 'abc', expected a number"
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("wanted", ["gpu", "cuda", "mps"])
+def test_a_device_that_is_not_there(wanted: str) -> None:
+    line = refused(*QUICK, f"trainer.accelerator={wanted}")
+    assert line.startswith(f"trainer.accelerator: got '{wanted}', expected a device that torch sees here")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_several_processes_on_a_cpu_are_told_before_anything_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    check_device(composed(["trainer=ddp"]).trainer)
+    assert capsys.readouterr().out.startswith("trainer.devices=2: torch sees no GPU, so that so many processes train")
+    check_device(composed(["trainer=ddp", "trainer.accelerator=cpu"]).trainer)
+    check_device(composed([]).trainer)
+    assert capsys.readouterr().out == ""

@@ -37,19 +37,29 @@ def rounds(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["+exp=imp_rewind", "--help"]])
-def test_the_help_names_every_experiment_and_every_option(args: list[str], tmp_path: Path) -> None:
+def test_the_help_fits_a_screen(args: list[str], tmp_path: Path) -> None:
     outcome = call(*args)
     assert (outcome.status, outcome.err) == (0, "")
     words = set(re.findall(r"[\w-]+", outcome.out))
-    assert {option for options in groups().values() for option in options} <= words
-    assert {"--config-dir", "--config", "--cfg", "--version", "--help"} <= words
+    assert {"--config-dir", "--config", "--cfg", "--version", "--help", *groups(), *COMMANDS} <= words
+    assert len(outcome.out.splitlines()) <= 24
+    assert max(map(len, outcome.out.splitlines())) <= 80
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_on_groups_names_every_option() -> None:
+    for group, options in groups().items():
+        outcome = call("--help", group)
+        assert set(options) <= set(re.findall(r"[\w-]+", outcome.out))
+        assert max(map(len, outcome.out.splitlines())) <= 80
+        assert outcome.out.strip() in call("--help", "all").out
+    assert "(did you mean 'method'?)" in call("--help", "methd").line
 
 
 def test_the_help_shows_ones_own_experiments(tmp_path: Path) -> None:
     (tmp_path / "own" / "exp").mkdir(parents=True)
     (tmp_path / "own" / "exp" / "mine.yaml").write_text("# @package _global_\n# Mine alone: more.\nname: mine\n")
-    assert re.search(r"^  mine +Mine alone$", call("--config-dir", "own", "--help").out, re.MULTILINE)
+    assert re.search(r"^  mine +Mine alone$", call("--config-dir", "own", "--help", "exp").out, re.MULTILINE)
 
 
 def test_the_version() -> None:
@@ -96,6 +106,65 @@ def test_options_that_exclude_each_other(args: tuple[str, ...]) -> None:
     outcome = call(*args)
     assert outcome.status == 2
     assert outcome.line.startswith("lottery: --c")
+
+
+# -- Hydra's own conventions -------------------------------------------------------------------------------------------
+
+
+def test_overrides_as_sweep_agents_write_them() -> None:
+    """W&B's `${args}`; the study is the same one."""
+    plain = call("+exp=bip", "seed=3", "optim.lr=0.5", "method=imp", "--cfg")
+    assert call("--+exp=bip", "--seed=3", "--optim.lr=0.5", "--method=imp", "--cfg").out == plain.out
+    assert "(did you mean '--seed'?)" in call("--sed=3").line
+    assert "(did you mean '--train.steps'?)" in call("--trian.steps=3").line
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--cfg", "job", "--package", "optim.lr", "+exp=bip"], r"0\.003\n"),
+        (["-c", "all", "--resolve", "-p", "train.batch_size"], r"128\n"),
+        (["--cfg=hydra", "-p", "hydra.sweep.subdir"], r"\.\n"),
+        (["-cd", "own", "+exp=mine", "--cfg", "-p", "name"], "mine\n"),
+    ],
+)
+def test_parts_of_the_configuration(args: list[str], expected: str, tmp_path: Path) -> None:
+    (tmp_path / "own" / "exp").mkdir(parents=True)
+    (tmp_path / "own" / "exp" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    outcome = call(*args)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert re.fullmatch(expected, outcome.out)
+
+
+def test_how_hydra_composes(tmp_path: Path) -> None:
+    assert "| exp/bip" in call("--info", "defaults", "+exp=bip").out
+    assert "file://" in call("--info", "searchpath").out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shell_completes_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/lottery"])
+    assert "hydra_bash_completion lottery" in call("--shell-completion", "install=bash").out
+    monkeypatch.setenv("COMP_LINE", "lottery rewind=")
+    assert {"rewind=init", "rewind=lr"} <= set(call("-sc", "query=bash").out.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--config-name", "x"], "--config-name: not an option here: there is one configuration"),
+        (["-cp", "x"], "-cp: not an option here: your own configs are added by --config-dir DIR"),
+        (["--package", "optm", "--cfg"], "--package: the configuration has no 'optm' (did you mean 'optim'?)"),
+        (["--info=defalts"], "--info: got 'defalts', expected one of all, config, defaults"),
+        (["--info", "-m", "seed=0,1"], "--info: prints the configuration of one study, without -m"),
+        (["-sc", "install=tcsh"], "--shell-completion: got 'install=tcsh', expected install=SHELL"),
+        (["-m", "hydra/sweeper=optuna", "seed=0,1"], "hydra/sweeper=optuna: only Hydra's own sweeper; list the values"),
+    ],
+)
+def test_what_hydra_has_and_this_command_line_has_not(args: list[str], expected: str) -> None:
+    outcome = call(*args)
+    assert outcome.status == 2
+    assert outcome.line.startswith(f"lottery: {expected}")
 
 
 # -- configurations ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from lottery.combine import Composer, labels
 from lottery.compose import composed, config_folder, groups, loaded
 from lottery.config import settings, study_key
 from lottery.errors import ConfigError, LotteryError, cause, nearest
+from lottery.preset import tell
 from lottery.sweep import planned
 
 # -- one configuration ------------------------------------------------------------------------------------------------
@@ -361,3 +363,61 @@ assert statuses == [0] * 4 + [2] * {len(TORCH_FREE) - 4}, statuses
     assert len(done.stderr.splitlines()) == len(TORCH_FREE) - 4
     assert not list(tmp_path.iterdir())
     assert (ROOT / "lottery").is_dir()
+
+
+# -- a preset whose options are changed --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note", "expected"),
+    [
+        (["+exp=imp_rewind", "method=bip"], "method.rounds", {"method._target_": "lottery.methods.bip.BiP"}),
+        (
+            ["+exp=bip", "method=imp"],
+            "method.density, method.steps, method.scores, method.weights",
+            {"method.rounds": 8},
+        ),
+        # another meaning of `steps`, which pai refuses, and a density that both have
+        (["+exp=bip", "method=pai"], "method.steps, method.scores, method.weights", {"method.density": 0.1}),
+        (["+exp=bip", "method=pai", "method.steps=3"], "method.scores, method.weights", {"method.steps": 3}),
+        # `criterion` is there because the preset chose an option of the group layer_criterion
+        (["+exp=layer_tickets", "method=imp"], "method.criterion, method.remove", {"optim.lr": 0.05}),
+        (["+exp=layer_tickets", "model=mlp"], "model.width", {"model.hidden": [100, 100], "method.remove": [1, 2, 3]}),
+        (["+exp=imp_vit_tiny", "model=resnet20"], "model.name, model.options", {"model.depth": 20}),
+        (["+exp=layer_tickets_resnet56", "method=imp"], "method.criterion, method.remove", {"model.depth": 56}),
+    ],
+)
+def test_another_option_over_a_preset_leaves_out_what_it_does_not_have(
+    overrides: list[str], note: str, expected: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell.cache_clear()
+    cfg = composed(overrides)
+    assert {key: OmegaConf.select(cfg, key) for key in expected} == expected
+    assert capsys.readouterr().err.endswith(f" does not have what {overrides[0]} sets; left out: {note}\n")
+    assert OmegaConf.to_yaml(Composer()(overrides)) == OmegaConf.to_yaml(cfg)
+    assert any(key.startswith("method.steps=") for key in overrides) or capsys.readouterr().err == ""  # told once
+
+
+@pytest.mark.parametrize("typed", ["method.rounds=3", "+method.foo=1", "method.allocation=null", "model.width=3"])
+def test_a_key_that_was_typed_is_never_left_out(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    key = typed.lstrip("+").partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}: no such key"):
+        composed(["+exp=imp_rewind", "method=bip", typed])
+    with pytest.raises(ConfigError, match=r"^method\.weights"):
+        composed(["+exp=bip", "method=imp", "method.weights.lr=0.1"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_preset_of_ones_own_over_another(own: Path) -> None:
+    """Its key is left out too, and a misspelt key of an own method stays an error."""
+    (own / "exp" / "mine.yaml").write_text("# @package _global_\ndefaults: [imp_rewind, _self_]\nmethod: {rate: 0.5}\n")
+    assert "rate" not in composed(["+exp=mine", "method=bip"], str(own)).method
+    (own / "method").mkdir()
+    (own / "method" / "odd.yaml").write_text("_target_: lottery.methods.bip.BiP\ndensityy: 0.1\n")
+    with pytest.raises(ConfigError, match=r"^method\.densityy: no such key"):
+        composed(["+exp=mine", "method=odd"], str(own))
+
+
+def test_a_sweep_over_methods_shares_a_preset() -> None:
+    jobs, _ = planned(["+exp=layer_tickets", "model=mlp,resnet32", "method=imp"], None)
+    assert [Composer()(job).model._target_.rpartition(".")[2] for job in jobs] == ["mlp", "resnet"]

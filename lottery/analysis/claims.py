@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lottery.analysis.intervals import t_interval
-from lottery.analysis.statistics import ROUNDING, check_columns, paired
+from lottery.analysis.statistics import check_columns, paired
+from lottery.analysis.verdict import ROUNDING
 from lottery.errors import ConfigError, LotteryError
 from lottery.figures.words import configs, method_words, subject
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -48,7 +48,7 @@ def compare(args: list[str]) -> int:
         raise ConfigError.of("--density", asked.density, "a fraction of the weights, above 0 and at most 1")
     entries = chosen(runs, asked.density)
     pairs = [measured(one, other) for one, other in combinations(entries, 2)]
-    note_unfinished(runs)
+    note_unfinished(runs, {entry.run.path for entry in entries})
     print("\n".join([*entry_table(entries), "", *pair_table(pairs), ""]))
     say(*method_lines(entries), *group_lines(pairs))
     write_csv(pairs, asked.out / "compare.csv")
@@ -57,11 +57,13 @@ def compare(args: list[str]) -> int:
     return 0
 
 
-def note_unfinished(runs: Sequence[Path]) -> None:
-    """Name the unfinished studies on stderr: they may still reach lower densities."""
+def note_unfinished(runs: Sequence[Path], compared: Collection[Path]) -> None:
+    """Name the unfinished studies on stderr: they may still reach lower densities, or have nothing to compare yet."""
     for run in runs:
         status = Status.read(run)
-        if status is not None and not status.done:
+        if run not in compared:
+            say(f"lottery: {run} has not finished a round yet: it is left out", error=True)
+        elif status is not None and not status.done:
             say(f"lottery: {run} is not finished ({status.state}): the rounds that it has are compared", error=True)
 
 

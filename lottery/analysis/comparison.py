@@ -87,14 +87,19 @@ class Pair:
 def chosen(runs: Sequence[Path], density: float | None) -> list[ComparedTicket]:
     """Return the tickets of this density from every run; by default, of the lowest density that all runs have.
 
+    Runs without a finished round are left out where two others remain.
+
     Layer tickets without a given density are chosen by the largest number of removed units that all runs have.
     Raises LotteryError where runs are of different networks, or a run has no such ticket; it names the run's densities.
     """
     tickets: dict[Run, list[Row]] = {}
     for run in map(Run, runs):
-        tickets[run] = [row for row in run.rows if not row["control"] and row["kept"]]
-        if not tickets[run]:
-            raise LotteryError(f"{run.path}: has not finished a round yet; run it first, or leave it out")
+        if found := [row for row in run.rows if not row["control"] and row["kept"]]:
+            tickets[run] = found
+        elif len(runs) < 3:
+            raise LotteryError(f"{run.path}: has not finished a round yet; run it first, or compare others")
+    if len(tickets) < 2:
+        raise LotteryError(f"compare: fewer than two of {len(runs)} studies have finished a round; run them first")
     _check_networks(tickets)
     removed = _most_removed(tickets) if density is None else None
     if density is None and removed is None:

@@ -14,10 +14,10 @@ import pandas as pd
 
 from lottery.analysis.experiment import fixed
 from lottery.analysis.intervals import CONFIDENCE, NAN, bootstrap_interval, holm, p_above, t_interval
+from lottery.analysis.verdict import ROUNDING
 from lottery.errors import ConfigError, LotteryError, nearest
 
 BY = ("round", "control")
-ROUNDING = 1e-9  # a difference of accuracies this close to a bound counts as equal to it
 
 
 def summary(

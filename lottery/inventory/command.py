@@ -26,7 +26,7 @@ from lottery.record.run import Run
 ABOUT = """\
 The store of finished and unfinished stages, which studies share.
 
-  ls        every stage: what it is, its state, size and age, and which run folders use it
+  ls        the stages written last: what it is, its state, size and age, and which run folders use it
   show KEY  one stage (the first digits of its key do): inputs, results, files, what it came from, what came from it
   gc        remove what no run folder needs; only says what it would do, unless told --yes
   verify    hash everything again, and say what is damaged
@@ -35,9 +35,9 @@ The store is runs/.store unless --store or --runs says otherwise. The run folder
 beside a store that is named .store. `python -m lottery store gc --help` (ls, show, verify) says more."""
 
 LS = """\
-Every stage of the store. `steps` are where it starts in the schedule (0, or the rewind step) and where it ends, `seed`
-is that of the data order, `age` the time since it was last written. The run folder and round that it belongs to stand
-at the end of the line.
+The stages of the store, those written last, or --all. `steps` are where it starts in the schedule (0, or the rewind
+step) and where it ends, `seed` is that of the data order, `age` the time since it was last written. The run folder and
+round that it belongs to stand at the end of the line.
 
   done
   running     somebody computes it, and says so every few seconds
@@ -63,6 +63,7 @@ Hash every file of every stage and run folder, and compare with the digests on r
 is damaged. --remove removes damaged stages; the studies that need them, run again, compute them anew."""
 
 NAME = ".store"  # of a store that lies beside its run folders
+NEWEST = 20  # stages that `ls` lists
 READERS = 4  # stages read at a time: faster on a shared disk than one after the other
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 COLORS = {"damaged": "red", "unreadable": "yellow", "note": "dim"}
@@ -77,6 +78,8 @@ def store(args: list[str]) -> int:
     if first not in commands:
         raise ConfigError.of("store", first, f"ls, show, gc or verify{nearest(first, commands)}")
     asked = parser(first).parse_args(args[1:])
+    if first == "ls" and asked.newest < 1:
+        raise ConfigError.of("--newest", asked.newest, "a whole number ≥ 1")
     if first == "gc" and asked.yes and asked.dry_run:
         raise ConfigError("store gc: either --yes or --dry-run")
     return commands[first](asked, *places(asked))
@@ -93,6 +96,9 @@ def parser(command: str) -> CommandParser:
         help="a folder of run folders (paths.runs), or one run folder; also says where the store is; may be repeated",
     )  # fmt: skip
     if command == "ls":
+        number = f"how many stages, those written last; default: {NEWEST}"
+        found.add_argument("--newest", metavar="N", type=int, default=NEWEST, help=number)
+        found.add_argument("--all", action="store_true", help="every stage")
         found.add_argument("--json", action="store_true", help="for scripts: everything, as JSON")
     elif command == "gc":
         age = "of what is unfinished: 12h, 7d; 1d"

@@ -140,14 +140,17 @@ class Description:
 
 
 def ls(asked: Namespace, root: Path, roots: Sequence[Path]) -> int:
-    """Print a table of all stages, and totals."""
+    """Print a table of the stages written last (--newest, --all), and totals of all."""
     contents = read_contents(root)
     says = Description(contents, find_users(roots), time())
     entries = sorted(contents.entries, key=says.order)
     if asked.json:
         print(json.dumps([says.as_json(entry) for entry in entries], indent=1))
         return 0
-    print_table(entries, says)
+    newest = sorted(entries, key=lambda entry: -entry.modified)[: None if asked.all else asked.newest]
+    print_table(sorted(newest, key=says.order), says)
+    if older := len(entries) - len(newest):
+        say(f"and {count_text(older, 'stage')} written before; --all lists them, --newest N the last N")
     say(*totals(contents, says))
     return 0
 

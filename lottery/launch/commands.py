@@ -37,7 +37,7 @@ def submit(args: list[str]) -> int:
     if asked.help or not args:
         print(SUBMIT)
         return 0
-    if asked.config or asked.show or asked.version:
+    if asked.config or asked.show or asked.info or asked.version:
         raise ConfigError("submit: takes --config-dir and overrides, no other option; --help says more")
     from lottery.launch.settings import LAUNCHERS
     from lottery.sweep import CHOICES, launcher_of, sweep

@@ -15,6 +15,7 @@ from typing import Any
 
 from lottery.compose import config_folder
 from lottery.errors import LotteryError
+from lottery.imports import OWN_FOLDERS
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CODE = "code"  # the folder of the copy, in the sweep's folder
@@ -68,13 +69,13 @@ def environment(folder: Path) -> dict[str, str]:
     """Return variables with which jobs find the modules of this process, and lottery in the copy if there is one.
 
     folder: the sweep's. PYTHONSAFEPATH keeps `python -m` from putting the working directory first on the path, where a
-    checkout would hide the copy. If this process searches the working directory, for a user's modules, jobs do so too,
-    after the copy.
+    checkout would hide the copy. Jobs search the folders of a user's modules after the copy.
     """
     copied = [str(folder / CODE)] if (folder / CODE).exists() else []
     here = [os.getcwd()] if {"", os.getcwd()} & set(sys.path) else []
+    own = filter(os.path.isdir, OWN_FOLDERS)
     given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    path = dict.fromkeys([*copied, *here, *map(os.path.abspath, given)])
+    path = dict.fromkeys([*copied, *here, *map(os.path.abspath, given), *own])
     return {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
 
 

@@ -123,13 +123,13 @@ class StudyProgress:
         if self._workers_began is not None:
             return self._seconds_left_of_workers(self._workers_began)
         mean = sum(self._fresh) / len(self._fresh) if self._fresh else self._pace()
-        if not self.trainings or mean is None:
+        if mean is None or self.done >= self.trainings:  # also where it is not known how many there are
             return None
         return mean * (max(1 - self.share, 0) + max(self.trainings - self.done - 1, 0))
 
     def _seconds_left_of_workers(self, began: float) -> float | None:
         under_way = sum(each.share for each in list(self.workers.values()))
-        if not self.trainings or not self._by_workers + under_way:
+        if self.finished_trainings >= self.trainings or not self._by_workers + under_way:
             return None
         left = max(self.trainings - self.finished_trainings - under_way, 0)
         return left * (monotonic() - began) / (self._by_workers + under_way)

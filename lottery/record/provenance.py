@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lottery.errors import LotteryError
-from lottery.files import read_json
-from lottery.own_code import file_of
-from lottery.record.names import ROUNDS
+from lottery.files import Unreadable, read_json, write_json
+from lottery.own_code import file_of, folder_of
+from lottery.record.names import OWN_CODE, ROUNDS
+from lottery.values import fits
 
 SHORT = 12  # digits of a digest that a message shows
 
@@ -26,6 +28,11 @@ class Provenance:
     def record(self) -> dict[str, Any]:
         """Return the entries for a row's details."""
         return {"data": self.data, "own_code": self.code}
+
+    def keep_folders(self, folder: Path) -> None:
+        """Write the folders of the user's modules into a run folder, if there are any, for `code_folders`."""
+        if found := sorted({str(place) for module in self.code if (place := folder_of(module)) is not None}):
+            write_json(folder / OWN_CODE, {"folders": found})
 
     def changes(self, folder: Path) -> list[str]:
         """Return one line if the data, and one if the user's code, differ from those of rounds on record in a folder.
@@ -58,6 +65,14 @@ class Provenance:
                 "computed; what depends on it is computed again"
             )
         return lines
+
+
+def code_folders(folder: Path) -> list[str]:
+    """Return the folders where the user's own modules were when the study of a run folder last ran; [] if unknown."""
+    with suppress(Unreadable):
+        found = read_json(folder / OWN_CODE).get("folders")
+        return found if fits(found, list[str]) else []
+    return []
 
 
 def _said(when: float) -> str:

@@ -6,6 +6,7 @@ Also keeps the status file in the run folder up to date, for readers elsewhere.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich import progress as bars
 from rich.console import Console
 
+from lottery.analysis.verdict import levels, network, verdict
 from lottery.record.names import STUDY_LOG
 from lottery.record.progress import AtWork, StudyProgress
 from lottery.record.status import StatusFile, duration
@@ -23,18 +25,17 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("lottery")
 
-# title, width, function from a row to the text
+# title, width, function from a row to the text; together at most 80 characters
 COLUMNS: list[tuple[str, int, Any]] = [
     ("round", 5, lambda r: str(r["round"])),
-    ("control", 10, lambda r: f"{r['control']} {r['copy']}" if r["control"] else "-"),
-    ("density", 8, lambda r: f"{100 * r['density']:.2f}%"),
-    ("kept", 9, lambda r: f"{r['kept']:,}"),
-    ("train acc", 9, lambda r: _accuracy(r["train_accuracy"])),
-    ("val acc", 8, lambda r: _accuracy(r["val_accuracy"])),
-    ("test acc", 8, lambda r: _accuracy(r["test_accuracy"])),
+    ("network", 10, lambda r: network(r) + (f" {r['copy']}" if r["control"] else "")),
+    ("density", 7, lambda r: f"{100 * r['density']:.2f}%"),
+    ("train %", 7, lambda r: _accuracy(r["train_accuracy"])),
+    ("val %", 6, lambda r: _accuracy(r["val_accuracy"])),
+    ("test %", 6, lambda r: _accuracy(r["test_accuracy"])),
     ("stop step", 9, lambda r: "-" if r["early_stop_step"] is None else f"{r['early_stop_step']:,}"),
-    ("test@stop", 9, lambda r: _accuracy(r["early_stop_test_accuracy"])),
-    ("seconds", 8, lambda r: "cached" if r["cached"] else f"{r['seconds']:.1f}"),
+    ("stop %", 6, lambda r: _accuracy(r["early_stop_test_accuracy"])),
+    ("seconds", 7, lambda r: "cached" if r["cached"] else f"{r['seconds']:.1f}"),
 ]
 
 
@@ -57,9 +58,10 @@ def line(row: Row) -> str:
     return "  ".join(f"{show(row):>{width}}" for _, width, show in COLUMNS)
 
 
-def done(rows: int, folder: Path) -> str:
-    """Format the last line of a study."""
-    return f"done: {rows} rows, masks, curves and figures in {folder}"
+def closing(rows: Sequence[Row], method: str, folder: Path) -> list[str]:
+    """Return the last lines of a study: the verdict, where there is one, and where everything is."""
+    said = verdict(levels(rows, method))
+    return [*([said] if said else []), f"done: {len(rows)} rows, masks, curves and figures in {folder}"]
 
 
 class _Show(logging.Handler):
@@ -151,6 +153,10 @@ class Terminal:
         self._texts.pop(worker, None)
         self._show("", "", 0.0, worker)
         self._show(*self._study_text())
+
+    def afterwards(self, text: str) -> None:
+        """Show what goes on after the trainings, such as "drawing the figures"."""
+        self._show("trained", text, 1.0)
 
     def _study_text(self) -> tuple[str, str, float]:
         """Return the line of a study with workers: its name, the trainings done and the time left, the share done."""

@@ -213,6 +213,8 @@ def test_what_cannot_be_compared_is_one_line(runs: dict[str, Path], tmp_path: Pa
     empty.mkdir()
     unfinished = call("compare", str(runs["imp 0"]), str(empty))
     assert (unfinished.status, "has not finished a round yet" in unfinished.line) == (1, True)
+    rest = call("compare", *map(str, (runs["imp 0"], empty, runs["imp 1"])), "--out", str(tmp_path / "c"))
+    assert (rest.status, rest.line) == (0, f"lottery: {empty} has not finished a round yet: it is left out")
     twice = call("compare", str(runs["imp 0"]), f"{runs['imp 0']}/")
     assert (twice.status, "two run folders, different ones" in twice.line) == (2, True)
     alone = call("compare", str(runs["imp 0"]))

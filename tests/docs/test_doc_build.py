@@ -17,7 +17,7 @@ NEEDED = ("mkdocs", "material", "mkdocstrings")
 missing = [name for name in NEEDED if find_spec(name) is None]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(missing), reason=f"needs pip install 'lottery[docs]': no {', '.join(missing)}"),
+    pytest.mark.skipif(bool(missing), reason=f"needs pip install -e '.[docs]': no {', '.join(missing)}"),
 ]
 
 # Any connection fails: a proxy where nobody listens, for whatever asks for one.

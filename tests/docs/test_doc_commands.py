@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from page_tools import DOCS, Command, blocks, commands, inline_code
+from page_tools import DOCS, PROGRAM, Command, blocks, commands, inline_code
 
 from lottery.__main__ import COMMANDS, main
 from lottery.arguments import Arguments
@@ -37,6 +37,15 @@ CALLS = [(page, each) for page in PAGES for each in written(page) if each.words[
 
 def label(value: Any) -> str:
     return value.stem if isinstance(value, Path) else str(value)[:60]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b.language == "bash" for b in blocks(page))], ids=label)
+def test_commands_survive_bash_and_zsh(page: Path) -> None:
+    """zsh expands [ ] and *, both shells read ( ) and { }: outside of quotes none of them may stand."""
+    for text in (block.text for block in blocks(page) if block.language == "bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line.partition("  #")[0]).split()
+            assert bare[:3] != PROGRAM.split() or not [word for word in bare if re.search(r"=.*[][{}()*?]", word)]
 
 
 # -- studies and sweeps -----------------------------------------------------------------------------------------------

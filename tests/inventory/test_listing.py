@@ -31,7 +31,7 @@ def listed(house: House) -> dict[str, dict[str, Any]]:
 
 
 def lines(house: House) -> list[str]:
-    outcome = call("store", "ls", "--runs", str(house.runs))
+    outcome = call("store", "ls", "--runs", str(house.runs), "--all")
     assert outcome.status == 0
     return outcome.out.splitlines()
 
@@ -70,6 +70,15 @@ def test_the_table_is_in_the_order_of_studies_and_rounds(house: House) -> None:
     ]
     assert [row.split("  ")[-1] for row in table[1 : 1 + len(expected)]] == expected
     assert table[-1].startswith("train: 10 stages (10 done), ")
+
+
+def test_the_table_is_limited_to_what_was_written_last(house: House) -> None:
+    shown, every = call("store", "ls", "--runs", str(house.runs), "--newest", "3").out.splitlines(), lines(house)
+    newest = sorted(listed(house).values(), key=lambda stage: -stage["modified"])[:3]
+    assert {text.split()[0] for text in shown[1:4]} == {stage["key"][: len(shown[1].split()[0])] for stage in newest}
+    assert shown[4] == f"and {len(listed(house)) - 3} stages written before; --all lists them, --newest N the last N"
+    assert shown[5:] == every[-len(shown[5:]) :]  # totals of all
+    assert call("store", "ls", "--newest", "0").line.startswith("lottery: --newest: got 0, expected a whole number")
 
 
 def test_show_says_what_came_from_what(house: House) -> None:

@@ -77,6 +77,20 @@ def test_the_saved_notebook_has_the_cells_of_its_source(name):
     assert [cell["id"] for cell in cells] == [cell.id for cell in source.cells]
 
 
+def test_committed_outputs_are_not_overwritten_unasked(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["execute.py", NAMES[0]])
+    with pytest.raises(SystemExit) as ended:
+        execute.main()
+    assert ended.value.code == 2
+    assert "one of the arguments --out --in-place is required" in capsys.readouterr().err
+
+
+def test_a_saved_notebook_says_which_scale_it_shows():
+    notebook = execute.read(FOLDER / f"{NAMES[0]}.py")
+    execute.say_scale(notebook, "small", given=False)
+    assert texts(notebook) == ["The outputs below are of scale small."]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_saved_notebook_was_executed_from_its_beginning_without_an_error(name):
     notebook = saved(name)

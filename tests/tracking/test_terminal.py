@@ -29,7 +29,7 @@ def ticket() -> Ticket:
 
 
 def test_a_row_stands_under_the_header() -> None:
-    assert len(line(ROW)) == len(header())
+    assert len(line(ROW)) == len(header()) <= 80
     assert "reinit 1" in line(ROW)
     assert "51.20%" in line(ROW)
     assert "81.23" in line(ROW)
@@ -98,6 +98,22 @@ def test_without_a_terminal_one_line_says_what_all_workers_do(tmp_path: Path, mo
     assert (
         last == "all 0 trainings; round 2: step 300/1,000  loss 0.5000; round 2 random 0: step 300/1,000  loss 0.5000"
     )
+
+
+def test_the_line_says_what_goes_on_after_the_trainings(tmp_path: Path, ticket: Ticket) -> None:
+    terminal = Terminal()
+    terminal.console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    terminal.live = True
+    terminal.open(tmp_path, "a study", trainings=1)
+    terminal.tick(ticket, 500, 0.25, 0.875)
+    terminal.tick(ticket, 1000, 0.25, 0.875)
+    terminal.progress.finished(cached=False)
+    terminal.afterwards("drawing the figures")
+    assert terminal._bar is not None
+    [task] = terminal._bar.tasks
+    assert (task.description, task.fields["text"], task.completed) == ("trained", "drawing the figures", 1.0)
+    assert terminal.progress.seconds_left is None
+    terminal.close()
 
 
 def test_the_log_holds_what_was_shown(tmp_path: Path) -> None:
