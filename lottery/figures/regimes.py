@@ -30,7 +30,7 @@ def regime(barrier: float, cka: float) -> str:
 
 
 def regimes(
-    frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None, svg: bool = True
+    frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None, vector: bool = True
 ) -> list[Path]:
     """Draw a cell for each stop of the dense training and each density, coloured by its regime (Zhou et al. 2023).
 
@@ -45,13 +45,20 @@ def regimes(
         raise NothingToDraw(missing(CKA))
     way = one_way(frame[frame[BARRIER].notna()], "lmc", "train")
     height = len(found) * (2.0 + 0.5 * max(table["step_rewind"].nunique() for _, table in found))
-    with sheet(path, heading(frame, title, way), height, svg=svg, count=len(found), most=1) as panels:
+    with sheet(
+        path,
+        heading(frame, title, "regimes: density against the step at which the dense training stopped", way),
+        height,
+        vector=vector,
+        count=len(found),
+        most=1,
+    ) as panels:
         for axes, (name, table) in zip(panels, found, strict=True):
             draw_cells(axes, table)
             axes.set_title(name, fontsize="medium")
         keys = [Patch(color=colour, alpha=0.55, label=f"{name}: {words}") for name, (words, colour) in REGIMES.items()]
         panels[0].figure.legend(handles=keys, loc="outside lower center", ncols=3, fontsize="small")
-    return paths_of(path, svg)
+    return paths_of(path, vector)
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
@@ -79,5 +86,7 @@ def draw_cells(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_ylim(-0.5, len(stops) - 0.5)
     axes.set_xticks(range(len(densities)), [percent(density) for density in densities])
     axes.set_yticks(range(len(stops)), [f"{stop:,}" for stop in stops])
-    axes.set_xlabel("weights remaining (%)\ncells: barrier in training error (points) | CKA | test accuracy (%)")
+    axes.set_xlabel(
+        "prunable weights remaining (%)\ncells: barrier in training error (points) | CKA | test accuracy (%)"
+    )
     axes.set_ylabel("dense training stopped at step")
