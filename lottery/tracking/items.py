@@ -35,7 +35,7 @@ class RunInfo:
 
         told = publishable(OmegaConf.to_container(OmegaConf.create(config_yaml), resolve=True))
         name = f"{config.name} seed {config.seed} ({key})"
-        job = str(told["method"].get("_target_", "")).rpartition(".")[2].lower()
+        job = str((told.get("method") or {}).get("_target_", "")).rpartition(".")[2].lower()
         return cls(key, name, config.tracker.group or config.name, job, tags(told, config.tracker.tags), told)
 
 

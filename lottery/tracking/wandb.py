@@ -23,7 +23,7 @@ from lottery.config import Tracker
 from lottery.errors import cause
 from lottery.tracking.items import CHARTS, MORE, Artifact, Image, Item, Metrics, RunInfo, Table
 from lottery.tracking.wandb_guard import check_room, end_service, process_state
-from lottery.tracking.wandb_log import Recorded, contents, recorded, run_id
+from lottery.tracking.wandb_log import Recorded, contents, place, recorded
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -132,11 +132,13 @@ class WandbSink:
         own_log.setLevel(logging.CRITICAL + 1)
         mode = run_mode(self.options.mode, wandb.setup().settings)
 
+        key, project, entity = place(run.key, self.options.project, self.options.entity)
+
         def init(mode: Any) -> Run:
             return wandb.init(
-                id=run_id(run.key), resume="allow", mode=mode, settings=run_settings(commit()),
+                id=key, resume="allow", mode=mode, settings=run_settings(commit()),
                 dir=str(self.folder.parent), name=run.name, group=run.group, job_type=run.job, tags=run.tags,
-                project=self.options.project, entity=self.options.entity,
+                project=project, entity=entity,
             )  # fmt: skip
 
         try:

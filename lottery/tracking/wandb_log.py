@@ -40,7 +40,7 @@ def recorded(folder: Path, key: str, project: str, entity: str | None) -> Record
 
     A log of unchanged size is not read again.
     """
-    key = run_id(key)
+    key, project, entity = place(key, project, entity)
     memory: dict[str, Any] = {}
     with suppress(Unreadable):
         memory = read_json(folder / MEMORY)
@@ -57,9 +57,12 @@ def recorded(folder: Path, key: str, project: str, entity: str | None) -> Record
     return Recorded(items, finished=bool(ours) and ours[-1]["exit"] == 0)
 
 
-def run_id(key: str) -> str:
-    """Return the id of the W&B run of a study: its key, but in a sweep's agent the id that the agent gave it."""
-    return os.environ.get("WANDB_RUN_ID", key) if "WANDB_SWEEP_ID" in os.environ else key
+def place(key: str, project: str, entity: str | None) -> tuple[str, str, str | None]:
+    """Return the id of a study's W&B run, its project and entity: in a sweep those that the sweep's agent gave it."""
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return key, project, entity
+    get = os.environ.get
+    return get("WANDB_RUN_ID", key), get("WANDB_PROJECT", project), get("WANDB_ENTITY", entity)
 
 
 def _age(log: tuple[str, Any]) -> str:

@@ -111,7 +111,7 @@ def test_a_service_that_drops_rows_without_a_word_is_told_of(study: Any, warning
     run(study, Dropping(Service()), range(2))
     (warning,) = warnings_of()
     assert "the recording failed" in warning
-    assert "4 of 19 entries are not on its record" in warning
+    assert "4 of 20 entries are not on its record" in warning
 
 
 @pytest.mark.parametrize("call", ["recorded", "open", "metrics", "image", "artifact", "summary", "close"])
