@@ -15,7 +15,8 @@ from lottery.figures.rewinding import POINTS
 from lottery.figures.sheet import heading, paths_of, sheet
 from lottery.figures.style import finite, percent
 
-ALIKE = 0.97  # copies of lower CKA are not alike (methods.md, 7.6); with a barrier of STABLE or more, not connected
+# Copies of lower CKA are not alike (docs/methods/stability.md); with a barrier of STABLE or more, not connected.
+ALIKE = 0.97
 BARRIER, CKA = "probe/lmc_error_train", "probe/cka_copies"
 REGIMES = {
     "I": ("not connected", "#D55E00"),
