@@ -140,7 +140,7 @@ class Mirror:
 
     @harmless
     def _finish(self, status: str) -> None:
-        if self._rows and (self._opened or status == "finished"):
+        if self._rows and status == "finished":  # the rest of the rows would make it another table
             publish([Table.of(self._rows)], self)
         if not self._opened:
             return

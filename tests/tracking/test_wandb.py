@@ -202,7 +202,7 @@ def once(study: Any, rounds: range) -> list[str]:
     mirror = Mirror(Config(name="imp", seed=3, tracker=Tracker()), KEY, study.folder, RecordingSink(service))
     mirror.start(CONFIG_YAML)
     play(study, mirror, rounds)
-    mirror.close("failed")
+    mirror.close("finished")
     return sorted(service.items)
 
 
