@@ -455,7 +455,7 @@ def test_a_killed_study_is_continued_without_a_row_lost_or_doubled(
     size = -1
     while size != (size := killed.stat().st_size):  # W&B's service notices, writes what it has, and leaves
         time.sleep(0.5)
-    early = once(study, range(2))
+    early = [id for id in once(study, range(2)) if not id.startswith("rounds ")]  # the table comes with the end
     assert [id for id in early if id not in contents(killed)["items"]] == []
     os.truncate(killed, size - 5)
 
