@@ -59,8 +59,7 @@ def layer_density(
             mesh = draw_layers(axes, table, (width - 1.1 - names) / columns, least)
             axes.set_title(_panel_title(group, round(width / columns / CHARACTER)), fontsize="medium")
         density_scale(mesh, panels, height, any((table == 0).any(axis=None) for _, table in found))
-        for axes in panels[-columns:]:
-            axes.set_xlabel("round, and prunable weights remaining (%)")
+        panels[0].figure.supxlabel("round, and prunable weights remaining (%)", fontsize="medium")
     return paths_of(path, vector)
 
 
