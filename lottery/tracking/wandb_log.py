@@ -51,7 +51,8 @@ def recorded(folder: Path, key: str, project: str, entity: str | None) -> Record
             known[path.parent.name] = {"size": size, **contents(path)}
     if known != memory:
         write_json(folder / MEMORY, known)
-    ours = [log for _, log in sorted(known.items(), key=_age) if log["project"] == project]
+    mine = [(name, log) for name, log in known.items() if name.endswith(f"-{key}")]  # not of a sweep's other trials
+    ours = [log for _, log in sorted(mine, key=_age) if log["project"] == project]
     ours = [log for log in ours if entity is None or log["entity"] == entity]
     items = {item for log in ours for item in log["items"]}
     return Recorded(items, finished=bool(ours) and ours[-1]["exit"] == 0)

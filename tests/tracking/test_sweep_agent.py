@@ -14,6 +14,8 @@ import pytest
 import yaml
 from wandb_server import serving
 
+from lottery.tracking.wandb_log import Recorded, recorded
+
 ANALYSIS = Path(__file__).parents[2] / "docs" / "analysis.md"
 SMALL = ["method.rounds=1", "controls=none", "train.steps=20it", "train.eval_every=10it", "rewind.to=0it"]
 
@@ -36,19 +38,30 @@ def test_the_documented_sweep_is_of_options_that_a_study_has() -> None:
     assert sweep["command"][-1] == "${args_no_hyphens}"
 
 
+def test_a_trial_has_not_what_another_trial_of_the_same_options_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = {"size": 1, "entity": "me", "project": "theirs", "items": ["a"], "exit": 0}
+    (tmp_path / "recorded.json").write_text(json.dumps({"run-20260101_000000-trial0": log}))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    for trial, known in (("trial0", Recorded({"a"}, finished=True)), ("trial1", Recorded())):
+        monkeypatch.setenv("WANDB_RUN_ID", trial)
+        assert recorded(tmp_path, "0123456789ab", "lottery", None) == known
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_agent_runs_studies_and_each_is_a_run_of_its_sweep(home: Path, tmp_path: Path) -> None:
-    """Also the second trial of the same options, which a study on record answers: it has all its rows too."""
+    """Also the second trial of the same options, which finds the study on record: it has all its rows too."""
     sweep = documented()
     command = [*(sys.executable if word == "python" else word for word in sweep["command"][:-1]), *SMALL]
     command += [f"paths.runs={tmp_path / 'runs'}", sweep["command"][-1]]
-    args = [{"method.rate": {"value": 0.5}}, {"method.rate": {"value": 0.25}}, {"method.rate": {"value": 0.5}}]
     with serving() as server:
         server.sweep = sweep | {"command": command}
         server.trials = [
-            {"type": "run", "run_id": f"trial{number}", "program": "lottery", "args": each}
-            for number, each in enumerate(args)
+            {"type": "run", "run_id": name, "program": "lottery", "args": {"method.rate": {"value": 0.5}}}
+            for name in ("trial0", "trial1")
         ]
         environment = os.environ | {
             "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "PYTHONPATH": os.pathsep.join(sys.path),
@@ -58,10 +71,10 @@ def test_an_agent_runs_studies_and_each_is_a_run_of_its_sweep(home: Path, tmp_pa
         agent = [sys.executable, "-m", "wandb", "agent", "me/lottery/sweep1"]
         done = subprocess.run(agent, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
         rows = {name: [row for row in found if "round/test_accuracy" in row] for name, found in server.rows.items()}
-        assert sorted(rows) == ["trial0", "trial1", "trial2"], done.stdout + done.stderr
+        assert sorted(rows) == ["trial0", "trial1"], done.stdout + done.stderr
         densities = {name: [round(row["round/density"], 2) for row in found] for name, found in rows.items()}
-        assert densities == {"trial0": [1, 0.5], "trial1": [1, 0.75], "trial2": [1, 0.5]}
+        assert densities == dict.fromkeys(rows, [1, 0.5])
         assert server.swept == dict.fromkeys(rows, "sweep1")
         assert server.exits == dict.fromkeys(rows, 0)
     folders = sorted((tmp_path / "runs" / "imp_rewind").glob("*/status.json"))
-    assert [json.loads(path.read_text())["state"] for path in folders] == ["done"] * 2
+    assert [json.loads(path.read_text())["state"] for path in folders] == ["done"]
