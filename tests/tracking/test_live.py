@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig
 
 from lottery import study as studies
+from lottery.record.progress import StudyProgress
 from lottery.study import Study
-from lottery.tracking.trackers import NoTracker
+from lottery.tracking.trackers import NoTracker, follow
 
 
 class Seen(NoTracker):
@@ -38,7 +40,13 @@ def test_points_and_rates_come_after_every_evaluation_and_agree_with_the_round_s
     configure: Callable[..., DictConfig], seen: Seen, undrawn: None
 ) -> None:
     """In the order of the trainings. A probe's copy of a ticket is no round, and its points are not sent."""
-    asked = ("method.rounds=1", "controls.reinit=1", "probes=[light,copies]", "schedule=multistep", "rewind.to=2it")
+    asked = (
+        "method.rounds=1",
+        "controls.reinit=1",
+        "probes=[light,copies]",
+        "schedule.name=multistep",
+        "rewind.to=2it",
+    )
     Study(configure(*asked, "schedule.milestones=[4it]", "train.eval_every=2it", "train.steps=6it")).run()
     trained = [(0, None), (1, None), (1, "reinit")]
     assert [place for place, _, done in seen.events if done] == trained
@@ -53,11 +61,11 @@ def test_points_and_rates_come_after_every_evaluation_and_agree_with_the_round_s
     assert rates[0][1] > rates[1][1] == rates[2][1], "the schedule's, from each point on"
 
 
-def test_of_a_method_of_several_parts_the_curves_come_with_the_rounds(
-    configure: Callable[..., DictConfig], seen: Seen, undrawn: None
-) -> None:
-    """Which round a training will be is not known before it is there."""
-    asked = ("method=regimes", "method.stops=[2it]", "method.densities=[0.5]", "train.steps=4it")
-    Study(configure(*asked, "controls=none", "probes=light")).run()
-    assert seen.events
-    assert all(done for _, _, done in seen.events)
+@pytest.mark.parametrize(
+    "method", ["lottery.methods.regimes.Regimes", "lottery.methods.instability.Instability", "mine.M"]
+)
+def test_where_the_round_of_a_training_is_not_known_before_its_end_nothing_is_sent(method: str, seen: Seen) -> None:
+    """A method of several parts, or a user's own: their curves come with the round."""
+    lab: Any = SimpleNamespace(on_points=None)
+    follow(lab, seen, StudyProgress(), method)
+    assert lab.on_points is None

@@ -73,7 +73,7 @@ def test_an_agent_runs_studies_and_each_is_a_run_of_its_sweep(home: Path, tmp_pa
         rows = {name: [row for row in found if "round/test_accuracy" in row] for name, found in server.rows.items()}
         assert sorted(rows) == ["trial0", "trial1"], done.stdout + done.stderr
         densities = {name: [round(row["round/density"], 2) for row in found] for name, found in rows.items()}
-        assert densities == dict.fromkeys(rows, [1, 0.5])
+        assert densities == {name: [1, 0.5] for name in rows}
         assert server.swept == dict.fromkeys(rows, "sweep1")
         assert server.exits == dict.fromkeys(rows, 0)
     folders = sorted((tmp_path / "runs" / "imp_rewind").glob("*/status.json"))
