@@ -34,7 +34,7 @@ from lottery.stages.store import Store, environment
 from lottery.stages.trained import Trained
 from lottery.ticket import weights_digest
 from lottery.tracking.terminal import Terminal, closing
-from lottery.tracking.trackers import StudyTracker, make_tracker
+from lottery.tracking.trackers import StudyTracker, follow, make_tracker, with_rates
 from lottery.training.progress import NonFiniteLoss
 from lottery.trust import remember
 
@@ -93,6 +93,7 @@ class Study:
                 LOG.warning(note)
             tracker = make_tracker(self.config, self.key, self.folder.path)
             tracker.start(self.yaml)
+            follow(lab, tracker, self.terminal.progress, self.config.method["_target_"])
             with self.crew.at_work(self.terminal, self.stop) if self.crew else nullcontext():
                 rows = self.record_all(lab, tracker)
             drawn = self.drawn(tracker, rows)
@@ -154,7 +155,8 @@ class Study:
                 previous = before[-1] if before else None
                 self.history.append(round)
             row = self.record(round, previous, lab)
-            tracker.round(row, round.trained.result["curve"], self.folder.mask_path(row))
+            curve = with_rates(round.trained.result["curve"], round.ticket, round.ticket.recipe or lab.recipe)
+            tracker.round(row, curve, self.folder.mask_path(row))
             self.terminal.round(row, round.cached)
             rows.append(row)
         self.folder.settle()

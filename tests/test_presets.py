@@ -136,7 +136,7 @@ def make_data(cfg: DictConfig, folder: Path) -> None:
 
 
 def ladder(cfg: DictConfig, shapes: dict[str, torch.Size], ignored: int, rounds: int) -> list[int]:
-    """Kept weights after each round as methods.md 0.3 and section 1 state them: round, n + 1, or ceil of all, + 1."""
+    """Kept weights after each round as docs/methods/imp.md states them: round, n + 1, or ceil of all, + 1."""
     method = cfg.method
     if method.scope == "layer":
         groups = {name: (shape.numel(), layer_rate(method, name)) for name, shape in shapes.items()}
@@ -200,7 +200,7 @@ def test_runs(name: str, tmp_path: Path) -> None:
         assert 0 <= row["test_accuracy"] <= 1
         assert 0 < row["density"] <= 1
         selected = (row["val_loss"], row["early_stop_step"], row["early_stop_test_accuracy"])
-        # Nothing held out: nothing is selected, least of all on the test set (methods.md 1, pitfalls).
+        # Nothing held out: nothing is selected, least of all on the test set (docs/methods/imp.md).
         assert (None not in selected) if cfg.data.validation else (selected == (None, None, None))
     if cfg.method._target_ == IMP:
         check_ladder(cfg, rows)
@@ -239,7 +239,7 @@ def test_the_arms_of_renda_are_chosen_on_the_command_line(overrides: list[str], 
 
 
 def test_the_arms_of_renda_start_where_they_say(tmp_path: Path) -> None:
-    """methods.md 2.4: weights from the dense run's step, or from its end; and of fine-tuning alone the last rate."""
+    """Renda et al. 2020: weights from the dense run's step, or from its end; and of fine-tuning alone the last rate."""
     dense, ticket = {}, {}
     for arm in ("weights", "lr", "finetune"):
         cfg = tiny("renda_resnet20", tmp_path, f"rewind={arm}", "rewind.to=1it", "method.rounds=1")

@@ -73,8 +73,8 @@ def _reflected(position: Tensor, size: int) -> Tensor:
 def scaler(options: Data, dtype: torch.dtype, device: torch.device) -> Scaler:
     """Return a function from images [B, *shape] of type `dtype` (uint8 or float32) to fresh float32 [B, *shape].
 
-    The scaling strongly affects when networks stop early: methods.md 1, "disagreements". ConfigError for a scaling that
-    does not suit the type: float32 images have no known range to divide by.
+    The scaling strongly affects when networks stop early. Raises ConfigError for a scaling that does not suit the type:
+    float32 images have no known range to divide by.
     """
     suitable = ("standard", "unit", "l2") if dtype == torch.uint8 else ("none", "l2")
     if options.scaling not in suitable:

@@ -23,10 +23,10 @@ from lottery.figures.style import HEIGHT, WIDTH, finite, percent
 PANELS = 3  # axes in a row
 STABLE = 0.02  # a barrier in error below this counts as stable (Frankle et al. 2020, section 3)
 NAMED = 15  # a legend lists at most so many densities
-LINES = {  # figures of the probe -> label of the x axis
-    "lmc": "position on the line between two copies",
-    "lmc_previous": "position on the line from the round before",
-    "lmc_path": "position on the path: 0 is the dense network, n the n-th after it",
+LINES = {  # figures of the probe -> label of the x axis, words of the title
+    "lmc": ("position on the line between two copies", "the line between two copies of a ticket"),
+    "lmc_previous": ("position on the line from the round before", "the line from the round before"),
+    "lmc_path": ("position on the path: 0 is the dense network, n the n-th after it", "the path of tickets"),
 }
 SPLITS = ("test", "train", "validation")
 BETWEEN = {"copies": "lmc", "previous": "lmc_previous", "path": "lmc_path"}
@@ -40,7 +40,7 @@ def lmc(
     split: str | None = None,
     by: By = None,
     title: str | None = None,
-    svg: bool = True,
+    vector: bool = True,
 ) -> list[Path]:
     """Draw the error of tickets along lines between networks, coloured by density (Frankle et al. 2020, Fig. 2).
 
@@ -58,22 +58,22 @@ def lmc(
     tickets = _measured(frame, key)
     groups = [group for group in experiments(frame, by) if group.rows.index.isin(tickets.index).any()]
     split = key.rpartition("_")[2]
-    words = heading(frame, title, one_way(tickets, name, split))
+    words = heading(frame, title, f"{split} error (%) along {LINES[name][1]}", one_way(tickets, name, split))
     columns, lowest = min(PANELS, len(groups)), float(tickets["density"].min())
     height = HEIGHT if len(groups) == 1 else 1.3 + 2.2 * ceil(len(groups) / columns)
     width = WIDTH if columns < PANELS else 8.0
-    with sheet(path, words, height, width, svg, len(groups), columns, sharex=True, sharey=True) as panels:
+    with sheet(path, words, height, width, vector, len(groups), columns, sharex=True, sharey=True) as panels:
         for axes, group in zip(panels, groups, strict=True):
             draw_lines(axes, group, key, name, lowest)
         for axes in panels[-columns:]:
             axes.tick_params(labelbottom=True)
         figure = panels[0].figure
-        figure.supxlabel(LINES[name], fontsize="medium")
+        figure.supxlabel(LINES[name][0], fontsize="medium")
         figure.supylabel(f"{split} error (%)", fontsize="medium")
         if name == "lmc_path":
             panels[0].locator_params("x", integer=True)
         density_key(panels, lowest)
-    return paths_of(path, svg)
+    return paths_of(path, vector)
 
 
 def draw_lines(axes: Axes, group: Experiment, key: str, name: str, lowest: float) -> None:
@@ -92,7 +92,8 @@ def draw_lines(axes: Axes, group: Experiment, key: str, name: str, lowest: float
         if len(curves) > 1:
             axes.fill_between(where, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     axes.grid(axis="y")
-    axes.set_title(", ".join(filter(None, [group.words, f"n = {rows['run'].nunique()}"])), fontsize="medium")
+    if group.words:  # else the figure's title has n
+        axes.set_title(f"{group.words}, n = {rows['run'].nunique()}", fontsize="medium")
 
 
 def _key(frame: pd.DataFrame, name: str, split: str | None) -> str:
@@ -143,10 +144,10 @@ def density_key(panels: Sequence[Axes], lowest: float) -> None:
     figure: Any = panels[0].figure
     named = {line.get_label(): line for axes in panels for line in axes.lines}
     if len(named) <= NAMED:
-        title = "weights\nremaining"
+        title = "prunable\nweights\nremaining"
         figure.legend(named.values(), named.keys(), title=title, loc="outside right center", fontsize="small")
         return
     norm, colours = density_colours(lowest)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(panels), label="weights remaining (%)")
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(panels), label="prunable weights remaining (%)")
     bar.ax.yaxis.set_major_formatter(lambda density, _: percent(density))
     bar.minorticks_off()

@@ -46,8 +46,8 @@ def cost(
     densities: kept / prunable; by default those that the most experiments have, at most three. One experiment alone is
         drawn over all its densities.
     published: points {"x": batches, seconds or joules, "y": accuracy, "label", "series"}, and "density" for the axis.
-    Returns the paths of PNG and SVG. Raises LotteryError where the cost was not measured, and for methods whose table
-    lacks trainings that led to a round.
+    Returns the paths of PNG, SVG and PDF. Raises LotteryError where the cost was not measured, and for methods whose
+    table lacks trainings that led to a round.
     """
     if x not in COSTS:
         raise ConfigError.of("x", x, f"one of {', '.join(COSTS)}")
@@ -57,7 +57,8 @@ def cost(
     asked: list[float | None] = [*(list(densities) or common_densities(groups, PANELS))]
     asked = [None] if len(groups) == 1 and not densities else asked
     width = WIDTH if len(asked) == 1 else 1.4 + 2.6 * len(asked)
-    with sheet(path, heading(frame, title), HEIGHT, width, count=len(asked), sharex=True, sharey=True) as panels:
+    what = f"test accuracy (%) against cost: {COSTS[x][0]}"
+    with sheet(path, heading(frame, title, what), HEIGHT, width, count=len(asked), sharex=True, sharey=True) as panels:
         for axes, density in zip(panels, asked, strict=True):
             here = published if density is None else on_panel(published, "density", None, density)
             draw_costs(axes, groups, x, density, band, here)
@@ -82,7 +83,7 @@ def draw_costs(
         tickets = [replace(group, rows=group.rows[group.rows["round"] > 0]) for group in groups]
     else:
         tickets = at_density(groups, density)
-        axes.set_title(f"{percent(density)} % of the weights", fontsize="medium")
+        axes.set_title(f"{percent(density)} % of the prunable weights", fontsize="medium")
     found, unit = curves(tickets, "test_accuracy", "cost", band), 1 / COSTS[x][1]
     levels = dense_levels(groups, "test_accuracy")
     draw_panel(axes, "test_accuracy", found, levels, published, unit, joined=density is None)

@@ -33,6 +33,7 @@ class Curve:
 
     points: x, mean, low, high and n in the units of the table, a row a point, in the order in which they are joined.
     single: whether every point is of one training; then the legend leaves n out.
+    joined: whether a line joins the points. It does not join two studies that each prune once: a line has three points.
     """
 
     words: str
@@ -43,6 +44,7 @@ class Curve:
     control: str | None = None
     experiment: str = ""
     single: bool = False
+    joined: bool = True
 
     @property
     def counted(self) -> str:
@@ -76,14 +78,21 @@ def curves(
     for number, group in enumerate(groups):
         rows = group.rows[group.rows[value].notna() & group.rows[x].notna()]
         rows = rows[[name for name in dict.fromkeys([*KEPT, value, x, *places]) if name in rows]]
-        for look in looks(None if pd.isna(name) else str(name) for name in rows["control"].unique()):
+        once_pruned = "config.method.density" in rows and rows["config.method.density"].notna().any()
+        controls = (None if pd.isna(name) else str(name) for name in rows["control"].unique())
+        for look in looks(controls, method_of(group.rows)):
             own = rows[rows["control"].isna() if look.control is None else rows["control"] == look.control]
-            curve = Curve(
-                look.words, look.colour, look.marker, "solid", points(own, value, x, band, places), look.control
-            )
+            at = points(own, value, x, band, places)
+            joined = len(at) > (2 if once_pruned else 1)
+            curve = Curve(look.words, look.colour, look.marker, "solid", at, look.control, joined=joined)
             found.append(curve if len(groups) == 1 else _among_others(curve, group, number))
     single = band == "trainings" and all((curve.points["n"] == 1).all() for curve in found)
     return [replace(curve, single=single) for curve in found]
+
+
+def method_of(rows: pd.DataFrame) -> str:
+    """Return the `_target_` of the first row's method; "" where the table does not name it."""
+    return str(rows["config.method._target_"].iloc[0]) if "config.method._target_" in rows and len(rows) else ""
 
 
 def _among_others(curve: Curve, group: Experiment, number: int) -> Curve:

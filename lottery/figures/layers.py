@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 
 from lottery.figures.axes import accuracy_axis
 from lottery.figures.curves import Curve, curves, dense_levels
-from lottery.figures.experiments import DENSITIES, By, Experiment, check_table, experiments, measured
+from lottery.figures.experiments import DENSITIES, By, Experiment, NothingToDraw, check_table, experiments, measured
 from lottery.figures.sheet import DASHED, Published, draw_panel, heading, legend, on_panel, paths_of, sheet
 from lottery.figures.style import DENSE, HEIGHT, WIDTH
+from lottery.figures.words import words_and_unit
 
 REMOVED = (*DENSITIES, "config.method.remove")
 SPEEDUP = "probe/cost_step_speedup"
@@ -26,27 +27,34 @@ def layers(
     band: str = "range",
     published: Published = (),
     title: str | None = None,
+    vector: bool = True,
 ) -> list[Path]:
     """Draw test accuracy against the number of removed units: each criterion and rewind point, means over seeds.
 
-    A second axis shows the speed-up of a training step, where it was measured (probes=[light,cost]).
+    Controls stand beside their tickets. A second axis shows the speed-up of a training step, where it was measured
+    (probes=[light,cost]).
     published: points {"x": units removed, "y": accuracy, "label", "series"}; with "panel": "speedup" of the right axis.
-    Returns the paths of PNG and SVG. Raises LotteryError where no units were removed, and for several architectures or
+    Returns the paths written. Raises LotteryError where no units were removed, and for several architectures or
     data sets that `by` does not tell apart.
     """
     check_table(frame, ["removed_units", "test_accuracy"])
-    removed = frame["removed_units"].map(lambda names: len(names) if isinstance(names, list) else 0)
-    groups = experiments(frame.assign(removed=removed)[frame["control"].isna()], by, REMOVED)
+    counts = frame["removed_units"].map(lambda names: len(names) if isinstance(names, list) else 0)
+    if not counts.any():
+        raise NothingToDraw("removed_units: no unit is removed in these runs yet")
+    groups = experiments(
+        frame.assign(removed=counts.groupby([frame["run"], frame["round"]]).transform("max")), by, REMOVED
+    )
     values = ["test_accuracy", *measured(frame, [SPEEDUP])]
     width = 8.4 if len(values) == 2 else WIDTH
-    with sheet(path, heading(frame, title), HEIGHT, width, count=len(values)) as panels:
+    what = f"{' and '.join(words_and_unit(value)[0] for value in values)} against units removed"
+    with sheet(path, heading(frame, title, what), HEIGHT, width, vector, len(values)) as panels:
         draw_removed(panels[0], groups, "test_accuracy", band, [p for p in published if p.get("panel") != "speedup"])
         accuracy_axis(panels[:1])
         for axes in panels[1:]:
             draw_removed(axes, groups, SPEEDUP, band, on_panel(published, "panel", "speedup"))
             axes.axhline(1, color=DENSE, linestyle=DASHED, linewidth=1.1)
         legend(panels, band)
-    return paths_of(path)
+    return paths_of(path, vector)
 
 
 def draw_removed(

@@ -28,13 +28,14 @@ from lottery.stability.overlap import Overlap
 from lottery.stability.overlap import overlap as overlap_of
 
 PANELS = 3  # axes in a row
+OVERLAP = "overlap of masks (IoU), beside what chance gives"
 
 
 # -- layer densities --------------------------------------------------------------------------------------------------
 
 
 def layer_density(
-    frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None, svg: bool = True
+    frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None, vector: bool = True
 ) -> list[Path]:
     """Draw the density of every layer over the rounds as heat maps: an axis for each experiment, means over seeds.
 
@@ -45,20 +46,21 @@ def layer_density(
     found = [(group, table) for group in groups if (table := layer_table(group)).size]
     if not found:
         raise NothingToDraw(missing("layer_density"))
+    if all(number == 0 for _, table in found for number, _ in table):
+        raise NothingToDraw("layer_density: nothing is pruned in these runs yet")
     columns, layers = min(PANELS, len(found)), max(len(table) for _, table in found)
     names = CHARACTER * max(len(short(str(name))) for _, table in found for name in table.index)
     height = min(10.0, max(2.3, 1.5 + 0.19 * layers)) * ceil(len(found) / columns)
     width = WIDTH if columns == 1 else 1.1 + names + 2.4 * columns
     least = min(float(table[table > 0].min().min()) for _, table in found)
-    words, share = heading(frame, title), columns > 1
-    with sheet(path, words, min(16.0, height), width, svg, len(found), columns, sharey=share) as panels:
+    words, share = heading(frame, title, "weights kept in each layer (%) over the rounds"), columns > 1
+    with sheet(path, words, min(16.0, height), width, vector, len(found), columns, sharey=share) as panels:
         for axes, (group, table) in zip(panels, found, strict=True):
             mesh = draw_layers(axes, table, (width - 1.1 - names) / columns, least)
             axes.set_title(_panel_title(group, round(width / columns / CHARACTER)), fontsize="medium")
         density_scale(mesh, panels, height, any((table == 0).any(axis=None) for _, table in found))
-        for axes in panels[-columns:]:
-            axes.set_xlabel("round, and prunable weights (%)")
-    return paths_of(path, svg)
+        panels[0].figure.supxlabel("round, and prunable weights remaining (%)", fontsize="medium")
+    return paths_of(path, vector)
 
 
 def _panel_title(group: Experiment, width: int) -> str:
@@ -103,21 +105,22 @@ def overlap(
     density: float | None = None,
     by: By = None,
     title: str | None = None,
-    svg: bool = True,
+    vector: bool = True,
 ) -> list[Path]:
     """Draw the overlap of masks, as intersection over union (IoU), beside the value expected by chance.
 
     For one study: every two of its rounds. For several seeds of one experiment: every two tickets of one density
     (kept / prunable; by default the lowest that the most experiments have). For several experiments (see `accuracy`
     for `by`): means over pairs of tickets of the same seed, and on the diagonal over pairs of different seeds.
-    Returns the paths written. Raises LotteryError where masks are missing, or of different networks.
+    Returns the paths written. Raises LotteryError where masks are missing, or of different networks, and for a study
+    in which each mask is part of the one before: the IoU of its rounds j < k is the ratio of their densities.
     """
     check_table(frame)
     runs = [Path(run) for run in frame["run"].unique()]
     pairs: Mapping[tuple[int, int], Overlap | Mean]
     if len(runs) == 1:
         names, pairs = _rounds(runs[0], frame)
-        words = heading(frame, title)
+        words = heading(frame, title, OVERLAP)
     else:
         groups = experiments(frame, by)
         removed = "removed_units" in frame and frame["removed_units"].notna().any()  # their densities differ by seed
@@ -132,10 +135,10 @@ def overlap(
             pairs = _pairs([entry.mask for entry in found])
         else:
             names, pairs = _means(found, groups)
-        words = title or f"{heading(frame)}: masks of {percent(found[0].row['density'])} % of the weights"
-    with sheet(path, words, *matrix_size(names), svg) as (axes,):
+        words = heading(frame, title, OVERLAP, f"{percent(found[0].row['density'])} % of the prunable weights")
+    with sheet(path, words, *matrix_size(names), vector) as (axes,):
         draw_matrix(axes, names, pairs)
-    return paths_of(path, svg)
+    return paths_of(path, vector)
 
 
 def _rounds(run: Path, frame: pd.DataFrame) -> tuple[list[str], dict[tuple[int, int], Overlap]]:
@@ -144,10 +147,13 @@ def _rounds(run: Path, frame: pd.DataFrame) -> tuple[list[str], dict[tuple[int, 
     if not 2 <= (n := len(tickets)) <= MOST:
         raise NothingToDraw(f"{run}: has {n} tickets, an overlap matrix takes 2 to {MOST}: choose by `round`")
     masks = [Run(run).packed_mask(row) for row in tickets.to_dict("records")]
+    pairs = _pairs(masks)
+    if all(pair.common == min(pair.ours, pair.theirs) for pair in pairs.values()):
+        raise NothingToDraw(f"{run}: each mask is part of the one before, so their overlap is the ratio of densities")
     word, column = ("step", "step_rewind") if several_points(tickets) else ("round", "round")
     places = zip(tickets[column], tickets["density"], strict=True)
     names = [f"{word} {place:,.0f}, {percent(density)} %" for place, density in places]
-    return names, _pairs(masks)
+    return names, pairs
 
 
 def _pairs(masks: Sequence[PackedMask]) -> dict[tuple[int, int], Overlap]:

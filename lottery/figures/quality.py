@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from lottery.errors import LotteryError
 from lottery.figures.curves import at_density, common_densities, dense_levels, look_of, once, points
-from lottery.figures.density import check_density, draw_densities
+from lottery.figures.density import DENSITY, check_density, draw_densities
 from lottery.figures.experiments import By, Experiment, check_table, experiments, measured, missing
 from lottery.figures.sheet import Published, heading, legend, on_panel, paths_of, sheet
 from lottery.figures.style import DENSE, WIDTH, percent
@@ -44,7 +44,7 @@ def quality(
     values: the columns, such as "probe/ece"; by default ECE (or NLL), ROC-AUC of each other data set, FGSM and the mean
         of the corruptions, as far as they were measured.
     published: points as of `accuracy`, with "value": the column whose axis they belong to.
-    Returns the paths of PNG and SVG. Raises LotteryError where none was measured.
+    Returns the paths of PNG, SVG and PDF. Raises LotteryError where none was measured.
     """
     check_density(density)
     check_table(frame, values)
@@ -52,7 +52,8 @@ def quality(
     groups = experiments(frame, by)
     columns = min(2, len(shown))
     height, width = 1.0 + 2.4 * ceil(len(shown) / columns), WIDTH if columns == 1 else 8.4
-    with sheet(path, heading(frame, title), height, width, count=len(shown), most=columns) as panels:
+    what = f"quality of the predictions against {DENSITY[density]}"
+    with sheet(path, heading(frame, title, what), height, width, count=len(shown), most=columns) as panels:
         for axes, value in zip(panels, shown, strict=True):
             draw_densities(axes, groups, value, density, band, on_panel(published, "value", value), 3.0)
         for axes in panels[:-columns]:
@@ -84,7 +85,7 @@ def robustness(
 
     The dense networks stand beside them. Markers are means over seeds; bars show the band.
     at: the density, kept / prunable; by default the lowest that the most experiments have.
-    Returns the paths of PNG and SVG. Raises LotteryError where only clean accuracy was measured.
+    Returns the paths of PNG, SVG and PDF. Raises LotteryError where only clean accuracy was measured.
     """
     check_table(frame, ["test_accuracy"])
     shown = measured(frame, ACCURACIES)
@@ -93,7 +94,8 @@ def robustness(
     frame = frame[frame[shown].notna().all(axis=1)]
     groups = experiments(frame, by)
     chosen = at if at is not None else common_densities(groups, 1)[0]
-    words = f"{heading(frame)}; {percent(chosen)} % of the weights" if title is None else title
+    what = "accuracy (%) on clean, attacked and corrupted test images"
+    words = heading(frame, title, what, f"{percent(chosen)} % of the prunable weights")
     with sheet(path, words) as panels:
         draw_robustness(panels[0], groups, shown, chosen, band)
         legend(panels, band)

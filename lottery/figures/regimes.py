@@ -15,7 +15,8 @@ from lottery.figures.rewinding import POINTS
 from lottery.figures.sheet import heading, paths_of, sheet
 from lottery.figures.style import finite, percent
 
-ALIKE = 0.97  # copies of lower CKA are not alike (methods.md, 7.6); with a barrier of STABLE or more, not connected
+# Copies of lower CKA are not alike (docs/methods/stability.md); with a barrier of STABLE or more, not connected.
+ALIKE = 0.97
 BARRIER, CKA = "probe/lmc_error_train", "probe/cka_copies"
 REGIMES = {
     "I": ("not connected", "#D55E00"),
@@ -30,7 +31,7 @@ def regime(barrier: float, cka: float) -> str:
 
 
 def regimes(
-    frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None, svg: bool = True
+    frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None, vector: bool = True
 ) -> list[Path]:
     """Draw a cell for each stop of the dense training and each density, coloured by its regime (Zhou et al. 2023).
 
@@ -45,13 +46,20 @@ def regimes(
         raise NothingToDraw(missing(CKA))
     way = one_way(frame[frame[BARRIER].notna()], "lmc", "train")
     height = len(found) * (2.0 + 0.5 * max(table["step_rewind"].nunique() for _, table in found))
-    with sheet(path, heading(frame, title, way), height, svg=svg, count=len(found), most=1) as panels:
+    with sheet(
+        path,
+        heading(frame, title, "regimes: density against the step at which the dense training stopped", way),
+        height,
+        vector=vector,
+        count=len(found),
+        most=1,
+    ) as panels:
         for axes, (name, table) in zip(panels, found, strict=True):
             draw_cells(axes, table)
             axes.set_title(name, fontsize="medium")
         keys = [Patch(color=colour, alpha=0.55, label=f"{name}: {words}") for name, (words, colour) in REGIMES.items()]
         panels[0].figure.legend(handles=keys, loc="outside lower center", ncols=3, fontsize="small")
-    return paths_of(path, svg)
+    return paths_of(path, vector)
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
@@ -79,5 +87,7 @@ def draw_cells(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_ylim(-0.5, len(stops) - 0.5)
     axes.set_xticks(range(len(densities)), [percent(density) for density in densities])
     axes.set_yticks(range(len(stops)), [f"{stop:,}" for stop in stops])
-    axes.set_xlabel("weights remaining (%)\ncells: barrier in training error (points) | CKA | test accuracy (%)")
+    axes.set_xlabel(
+        "prunable weights remaining (%)\ncells: barrier in training error (points) | CKA | test accuracy (%)"
+    )
     axes.set_ylabel("dense training stopped at step")

@@ -26,6 +26,7 @@ from lottery.figures.experiments import (
 )
 from lottery.figures.sheet import Level, Published, draw_panel, heading, legend, on_panel, paths_of, sheet
 from lottery.figures.style import DENSE, percent
+from lottery.figures.words import words_and_unit
 
 POINTS = (*DENSITIES, "config.rewind.to", "config.method.points", "config.method.measured", "step_rewind", "label")
 DISTANCES = ("l2_order", "angle_order", "l2_pruning", "angle_pruning")
@@ -40,7 +41,7 @@ def rewind(
     band: str = "range",
     published: Published = (),
     title: str | None = None,
-    svg: bool = True,
+    vector: bool = True,
 ) -> list[Path]:
     """Draw barrier between copies (left) and test accuracy (right) against the rewind step (Frankle et al. 2019, 2020).
 
@@ -56,10 +57,11 @@ def rewind(
     if not barriers:
         raise NothingToDraw(missing("probe/lmc_error_test"))
     barrier, accuracy = barriers[0], "test_accuracy"
-    words = heading(frame, title, one_way(rows[rows[barrier].notna()], "lmc", barrier.rpartition("_")[2]))
+    what = f"{words_and_unit(barrier)[0]} and test accuracy (%) against the rewind step"
+    words = heading(frame, title, what, one_way(rows[rows[barrier].notna()], "lmc", barrier.rpartition("_")[2]))
     groups = experiments(frame, by, POINTS)
     asked = list(densities) or _common(groups, [barrier], 2)
-    with sheet(path, words, 4.0, 8.0, svg, count=2) as (left, right):
+    with sheet(path, words, 4.0, 8.0, vector, count=2) as (left, right):
         draw_rewound(left, groups, barrier, asked, band, on_panel(published, "panel", "barrier"))
         stable = f"stable below {100 * STABLE:g} points"
         left.axhline(100 * STABLE, color=DENSE, linestyle=(0, (1, 2)), linewidth=1.1, zorder=1.5, label=stable)
@@ -68,7 +70,7 @@ def rewind(
         draw_rewound(right, groups, accuracy, asked, band, elsewhere, dense_levels(groups, accuracy))
         accuracy_axis([right])
         legend([right, left], band)
-    return paths_of(path, svg)
+    return paths_of(path, vector)
 
 
 def stability(
@@ -87,7 +89,7 @@ def stability(
     densities: kept / prunable; by default the lowest that the most experiments have.
     published: points {"x": step, "y": distance or degrees, "label", "series"}, with "panel": "l2_order", "angle_order",
         "l2_pruning" or "angle_pruning".
-    Returns the paths of PNG and SVG. Raises LotteryError where none of the four was measured.
+    Returns the paths of PNG, SVG and PDF. Raises LotteryError where none of the four was measured.
     """
     check_table(frame, ["step_rewind"])
     shown = measured(frame, [f"probe/{name}" for name in DISTANCES])
@@ -96,7 +98,8 @@ def stability(
     groups = experiments(frame, by, POINTS)
     asked = list(densities) or _common(groups, shown, 1)
     height = 1.0 + 2.5 * ceil(len(shown) / 2)
-    with sheet(path, heading(frame, title), height, 8.0, count=len(shown), most=2) as panels:
+    what = "movement of the kept weights (L2 distance, angle in °) against the rewind step"
+    with sheet(path, heading(frame, title, what), height, 8.0, count=len(shown), most=2) as panels:
         for axes, value in zip(panels, shown, strict=True):
             draw_rewound(axes, groups, value, asked, band, on_panel(published, "panel", value.removeprefix("probe/")))
             axes.set_ylim(0, None)

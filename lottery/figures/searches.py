@@ -17,11 +17,12 @@ from lottery.figures.style import DENSE, finite, percent
 from lottery.record.names import SEARCH
 from lottery.record.run import Run
 
+WIDE = 10.0  # values over a wider ratio are on a log scale
 BINS = "score_bin_"  # prefix of the columns with histograms of the scores
 
 
 def search(
-    frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None, svg: bool = True
+    frame: pd.DataFrame, path: str | Path, *, by: By = None, title: str | None = None, vector: bool = True
 ) -> list[Path]:
     """Draw validation error, weights swapped a step, and overlap with the magnitude mask against the search's step.
 
@@ -37,8 +38,8 @@ def search(
     densities = sorted(frame[column].dropna().unique(), reverse=True) if column in frame else [None]
     scored = len(entries) == 1 and any(not table.filter(like=BINS).empty for table in entries.values())
     height, width = 0.9 + 2.6 * len(densities), 12.0 if scored else 9.0
-    columns, words = 4 if scored else 3, heading(frame, title)
-    with sheet(path, words, height, width, svg, columns * len(densities), columns, sharex=True) as panels:
+    columns, words = 4 if scored else 3, heading(frame, title, "search for the mask, by its step")
+    with sheet(path, words, height, width, vector, columns * len(densities), columns, sharex=True) as panels:
         if scored:
             _draw_scores(panels[3], *entries.values())
         for number, density in enumerate(densities):
@@ -46,11 +47,11 @@ def search(
             rows = [g.rows if density is None else g.rows[g.rows[column] == density] for g in groups]
             draw_searches(line, groups, [[entries[run] for run in each["run"].unique()] for each in rows], frame)
             if len(densities) > 1:
-                line[0].set_title(f"{percent(density)} % of the weights", fontsize="medium", loc="left")
+                line[0].set_title(f"{percent(density)} % of the prunable weights", fontsize="medium", loc="left")
         for axes in panels[-columns:]:
             axes.set_xlabel("step of the search")
         legend(panels)
-    return paths_of(path, svg)
+    return paths_of(path, vector)
 
 
 def first_search(run: Path) -> pd.DataFrame:
@@ -75,13 +76,19 @@ def draw_searches(
             _line(error, errors, number, name)
             _line(swaps, [table["swaps"] for table in tables], number, name)
             _line(overlap, [table["magnitude_iou"] for table in tables], number, name)
-    error.set_ylabel("validation error (%), log scale" if validated else "training loss, log scale")
-    error.set_yscale("log")
-    error.yaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]))
-    error.yaxis.set_major_formatter("{x:g}")
-    error.yaxis.set_minor_formatter(NullFormatter())
-    swaps.set_yscale("symlog", linthresh=1)
-    swaps.set_ylim(0, 1.5 * swaps.dataLim.intervaly[1] if swaps.lines and swaps.dataLim.intervaly[1] else None)
+    words = "validation error (%)" if validated else "training loss (nats)"
+    least, most = error.dataLim.intervaly if error.lines else (1, 1)
+    error.set_ylabel(f"{words}, log scale" if most > WIDE * least > 0 else words)
+    if most > WIDE * least > 0:
+        error.set_yscale("log")
+        error.yaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]))
+        error.yaxis.set_major_formatter("{x:g}")
+        error.yaxis.set_minor_formatter(NullFormatter())
+    most = float(swaps.dataLim.intervaly[1]) if swaps.lines else 0.0
+    if most > WIDE:
+        swaps.set_yscale("symlog", linthresh=1)
+        swaps.yaxis.set_major_formatter("{x:,.0f}")
+    swaps.set_ylim(0, 1.5 * most if most else None)
     swaps.set_ylabel("weights swapped a step")
     overlap.set_ylim(0, 1.02)
     overlap.set_ylabel("IoU with magnitude")

@@ -25,11 +25,11 @@ ROW = 0.19  # inches of a line in a legend
 OWN = "#000000"  # colour of published points that belong to no curve
 
 
-def paths_of(path: str | Path, svg: bool = True) -> list[Path]:
-    """Return the files of a figure: `path`.png and, if `svg`, `path`.svg. An image suffix of `path` is dropped."""
+def paths_of(path: str | Path, vector: bool = True) -> list[Path]:
+    """Return the files of a figure: PNG and, if `vector`, SVG and PDF. An image suffix of `path` is dropped."""
     path = Path(path)
     stem = path.stem if path.suffix in (".png", ".svg", ".pdf") else path.name
-    return [path.with_name(f"{stem}.{kind}") for kind in ("png", *(["svg"] if svg else []))]
+    return [path.with_name(f"{stem}.{kind}") for kind in ("png", *(["svg", "pdf"] if vector else []))]
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def sheet(
     heading: str,
     height: float = HEIGHT,
     width: float = WIDTH,
-    svg: bool = True,
+    vector: bool = True,
     count: int = 1,
     most: int | None = None,
     **share: Any,
@@ -47,7 +47,7 @@ def sheet(
 
     share: `sharex`, `sharey`. Raises LotteryError for rows that cannot be drawn, such as rows of NaN only.
     """
-    png, *others = paths_of(path, svg)
+    png, *others = paths_of(path, vector)
     columns = min(most or count, count)
     try:
         with canvas(png, heading, height, width, others) as figure:
@@ -60,8 +60,8 @@ def sheet(
         raise LotteryError(f"{png}: cannot be drawn of these rows: {cause(error)}") from error
 
 
-def heading(frame: pd.DataFrame, title: str | None = None, *more: str) -> str:
-    """Return `title`, or else what all rows have in common (network and data, method, seed), followed by `more`."""
+def heading(frame: pd.DataFrame, title: str | None, what: str, *more: str) -> str:
+    """Return `title`; without one, `what` the figure shows, and below it what all rows share, their n, and `more`."""
     if title is not None:
         return title
     networks, data = (list(dict.fromkeys(name.rpartition(" on ")[k] for name in subjects(frame))) for k in (0, 2))
@@ -71,11 +71,11 @@ def heading(frame: pd.DataFrame, title: str | None = None, *more: str) -> str:
     parts = [
         f"{named} on {', '.join(data)}" if data else "",
         *(methods if len(methods) == 1 else []),
-        f"seed {seeds[0]}" if len(seeds) == 1 else "",
+        f"seed {seeds[0]} (n = 1)" if len(seeds) == 1 else f"{len(seeds)} seeds",
     ]
     names = frame["name"].unique() if "name" in frame else []
     common = ", ".join(filter(None, parts)) or ", ".join(map(str, names))
-    return ", ".join(filter(None, [common, *more]))
+    return f"{what[:1].upper()}{what[1:]}\n{', '.join(filter(None, [common, *more]))}"
 
 
 def on_panel(published: Published, key: str, *values: Any) -> Published:
@@ -113,6 +113,7 @@ def draw_curve(axes: Axes, curve: Curve, unit: float = 1.0, unit_x: float = 1.0,
     """Draw means as a line with markers in a band from low to high; with error bars where points are not joined."""
     x = unit_x * curve.points["x"]
     mean, low, high = (unit * curve.points[name] for name in ("mean", "low", "high"))
+    joined = joined and curve.joined
     over = 10 if curve.control is None else 5
     named = curve.control is None or not curve.experiment  # else `draw_control_keys` says what its marker is
     axes.plot(

@@ -37,7 +37,7 @@ def width_depth(
     densities: kept / prunable; by default those that the most experiments have, at most four.
     by: columns whose values make a curve; by default all in which the studies differ besides their networks.
     published: points {"x": prunable weights of the dense network, "y", "label", "series"}, and "density" for the axis.
-    Returns the paths of PNG and SVG. Raises LotteryError for several data sets, and for a single network.
+    Returns the paths of PNG, SVG and PDF. Raises LotteryError for several data sets, and for a single network.
     """
     check_table(frame, ["prunable", value])
     sizes = size_words(frame)
@@ -49,7 +49,8 @@ def width_depth(
     groups = experiments(frame, by, [*DENSITIES, *models], architectures=True)
     asked = list(densities) or common_densities(groups, PANELS)
     width = WIDTH if len(asked) == 1 else 1.4 + 2.5 * len(asked)
-    with sheet(path, heading(frame, title), HEIGHT, width, count=len(asked), sharey=True) as panels:
+    what = f"{words_and_unit(value)[0]} against the size of the network"
+    with sheet(path, heading(frame, title, what), HEIGHT, width, count=len(asked), sharey=True) as panels:
         for axes, density in zip(panels, asked, strict=True):
             draw_sizes(axes, groups, value, density, band, on_panel(published, "density", None, density))
             axes.set_xscale("log")
@@ -74,7 +75,7 @@ def draw_sizes(
     found = curves(at_density(groups, density), value, "prunable", band, ["prunable"])
     draw_curve(axes, of_dense, words_and_unit(value)[1])
     draw_panel(axes, value, found, (), published)
-    axes.set_title(f"{percent(density)} % of the weights", fontsize="medium")
+    axes.set_title(f"{percent(density)} % of the prunable weights", fontsize="medium")
     return [of_dense, *found]
 
 

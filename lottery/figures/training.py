@@ -53,16 +53,17 @@ def training(
     dense, pruned = recorded[recorded["round"] == 0], recorded[recorded["round"] > 0]
     shown: dict[str | None, pd.DataFrame] = {None: pruned[pruned["control"].isna()]}
     shown |= {control: rows for control in controls if len(rows := pruned[pruned["control"] == control])}
-    density = frame.groupby("round")["density_weights"].mean()
+    density = frame.groupby("round")["density"].mean()
     lowest = float(density.loc[recorded["round"].unique()].min())
     width = 4.4 + 3.2 * (len(shown) - 1)
-    with sheet(path, heading(frame, title), 4.0, width, count=len(shown), sharex=True, sharey=True) as panels:
+    what = f"{split} {'accuracy (%)' if value == 'accuracy' else 'loss (nats)'} against the training step"
+    with sheet(path, heading(frame, title, what), 4.0, width, count=len(shown), sharex=True, sharey=True) as panels:
         for axes, (control, rows) in zip(panels, shown.items(), strict=True):
             draw_training(axes, rows, dense, density, lowest, value)
             axes.set_title(f"{TITLES.get(control, control)} (n = {rows['run'].nunique()})", fontsize="medium")
         if value == "accuracy":
             panels[0].set_ylim(*span([dense, *shown.values()]))
-        panels[0].set_ylabel(f"{split} accuracy (%)" if value == "accuracy" else f"{split} loss (nats)")
+        panels[0].set_ylabel(what.partition(" against")[0])
         panels[0].figure.supxlabel("training step", fontsize="medium")
         density_key(panels, lowest)
     return paths_of(path)

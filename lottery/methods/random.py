@@ -23,7 +23,7 @@ class RandomPruning(Checked):
     allocation: Any = option(None, chosen("allocation"))
 
     rounds: ClassVar = 1
-    shows: ClassVar = Shows(title="random, {allocation}", needs="none")
+    shows: ClassVar = Shows(title="random, {allocation}", mask="random mask", needs="none")
 
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for an unreachable density, a criterion (positions are drawn), or `controls.invert`."""

@@ -19,6 +19,7 @@ class Shows:
     group:    words where several methods are compared; empty: those of the title
     ladder:   whether its rounds form one ladder of densities; if not, costs cannot be summed over the rounds
     figure:   the figure that it has instead of those of a ladder
+    mask:     what its tickets are called in legends; empty: ticket
     needs:    which earlier trainings a round builds on: "all" before it, the "dense" one, or "none"
     """
 
@@ -27,6 +28,7 @@ class Shows:
     group: str = ""
     ladder: bool = True
     figure: str = ""
+    mask: str = ""
     needs: str = "all"
 
 

@@ -23,7 +23,7 @@ EPSILON = such_that(lambda moved: 0 < moved <= 1, "a number > 0 and ≤ 1, of pi
 class FGSM(Options):
     """`accuracy_fgsm`: accuracy on the test split after the fast gradient sign method (Goodfellow et al. 2015).
 
-    epsilon: how far each pixel is moved, of pixels in [0, 1]; 8/255 as in methods.md 3.2
+    epsilon: how far each pixel is moved, of pixels in [0, 1]; 8/255 as for FGSM in Liu et al. 2022
     limit:   how many of the test images, a fixed random choice; None for all
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lottery.errors import LotteryError
-from lottery.figures.style import looks
+from lottery.figures.style import looks, percent
 from lottery.figures.words import words_and_unit
 from lottery.files import Missing
 from lottery.record.names import CURVES
@@ -22,8 +22,7 @@ LOG = logging.getLogger("lottery")
 MEASURES = ("test_accuracy", "early_stop_step", "early_stop_test_accuracy", "val_accuracy", "train_accuracy",
             "test_loss", "val_loss", "train_loss", "steps", "seconds")  # fmt: skip
 AXES = {
-    "density_weights": ("weights remaining (%)", 100.0),
-    "density": ("density (%)", 100.0),
+    "density": ("prunable weights remaining (%)", 100.0),
     "removed": ("units removed", 1.0),
     "step_rewind": ("rewind step", 1.0),
     "round": ("round", 1.0),
@@ -52,8 +51,9 @@ def axes(group: Group) -> dict[str, tuple[str, float]]:
 def experiment_chart(group: Group) -> dict[str, Any]:
     """Return the data of a chart: every measurement over the rounds, a line for the ticket and each control.
 
-    `x` of a line: for each axis the mean place of every round. `y`: for each measurement mean, lowest, highest and
-    number of the trainings of every round, or null where none was measured.
+    `x` of a line: for each axis the mean place of every round, and for "arm" the place of the line among the others: an
+    axis where all masks have one density. `once`: each study prunes once. `y`: for each measurement mean, lowest,
+    highest, and number of the trainings of every round, or null where none was measured.
     """
     along, shown = axes(group), measures(group)
     places = pd.DataFrame({key: factor * group.summary(key)["mean"] for key, (_, factor) in along.items()})
@@ -63,18 +63,23 @@ def experiment_chart(group: Group) -> dict[str, Any]:
         table = group.summary(key)
         values = (table[["mean", "min", "max"]] * factor).assign(n=table["count"]).astype(object).to_numpy().tolist()
         points[key] = pd.Series([point if point[3] else None for point in values], table.index)
-    lines = []
-    for look in looks(control or None for control in rounds.index.unique("control")):
+    lines: list[dict[str, Any]] = []
+    for look in looks((control or None for control in rounds.index.unique("control")), group.method):
         own = look.control or ""
         y = {key: found[own].tolist() for key, found in points.items() if found[own].notna().any()}
         lines.append({
             "words": look.words, "colour": look.colour, "marker": look.marker, "ticket": look.control is None,
-            "x": {key: places[key][own].tolist() for key in places}, "y": y, "rounds": rounds[own].tolist(),
+            "x": {key: places[key][own].tolist() for key in places} | {"arm": [len(lines)] * len(rounds[own])},
+            "y": y, "rounds": rounds[own].tolist(),
         })  # fmt: skip
+    pruned = [row["density"] for row in group.rows if row["round"] > 0 and row["control"] is None]
+    alone = len({row["level"] for row in group.rows if row["round"] > 0}) == 1 and len(pruned) > 0
+    arms = {"arm": f"networks with {percent(sum(pruned) / len(pruned))} % of the prunable weights"} if alone else {}
     return {
         "words": group.words,
         "subject": group.subject,
-        "axes": {key: words for key, (words, _) in along.items()},
+        "once": any(study.density is not None for study in group.studies),
+        "axes": arms | {key: words for key, (words, _) in along.items()},
         "measures": {key: words for key, (words, _) in shown.items()},
         "lines": lines,
     }
@@ -110,7 +115,7 @@ def training_curves(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def _read_curves(study: ReportedRun) -> list[tuple[str, dict[str, Any]]]:
     """Return the tickets' curves as (split, line), by round; warn of a damaged or altered file, and return none."""
-    density = {row["round"]: row["density_weights"] for row in study.tickets}
+    density = {row["round"]: row["density"] for row in study.tickets}
     try:
         table = study.curves.astype({"round": int, "step": int, "loss": float, "accuracy": float})
     except LotteryError as error:

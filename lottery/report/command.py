@@ -9,6 +9,7 @@ from lottery.errors import ConfigError
 from lottery.files import write_atomic
 from lottery.record.folders import Paths
 from lottery.report.bundle import plotly_bundle
+from lottery.report.markup import join, tag
 from lottery.report.page import page
 from lottery.report.study import grouped, read_studies
 
@@ -17,7 +18,7 @@ Write the results of run folders into one HTML file that needs neither network n
 that sort, the masks layer by layer, configuration differences, and how to run each study again. RUN is a run folder,
 a folder with run folders in it, or a pattern; nothing in them is changed.
 
-The charts need pip install 'lottery[report]'; without it the file has static figures in their place, and says so."""
+The charts need plotly (pip install plotly); without it the file has static figures in their place, and says so."""
 
 
 def report(args: list[str]) -> int:
@@ -43,6 +44,13 @@ def write_report(runs: Paths, out: Path, *, interactive: bool = True) -> int:
     Raises LotteryError where there is no run folder, none has finished a round, or `out` cannot be written.
     """
     studies = read_studies(runs)
-    text = page(grouped(studies), studies, plotly_bundle() if interactive else None).encode()
+    bundle = plotly_bundle() if interactive else None
+    if interactive:
+        again, then = "pip install plotly", ", and write the report again for interactive charts."
+    else:
+        again = f"python -m lottery report {studies[0].path if len(studies) == 1 else 'RUN ...'}"
+        then = " writes a page with interactive charts."
+    note = join(["The figures are static. ", tag("code", again), then])
+    text = page(grouped(studies), studies, bundle, note).encode()
     write_atomic(out, text)
     return len(text)

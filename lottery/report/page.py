@@ -27,8 +27,11 @@ SCRIPTS = ("common", "tables", "charts", "masks", "start")
 CONFIG_ROOM = 600_000  # characters of all configurations; later studies refer to their run folders
 
 
-def page(groups: Sequence[Group], studies: Sequence[ReportedRun], bundle: tuple[str, str] | None) -> str:
-    """Return the page as HTML. `studies`: all, also those without a row; `bundle`: the result of `plotly_bundle`."""
+def page(groups: Sequence[Group], studies: Sequence[ReportedRun], bundle: tuple[str, str] | None, note: Html) -> str:
+    """Return the page as HTML. `studies`: all, also those without a row; `bundle`: the result of `plotly_bundle`.
+
+    note: why there are no interactive charts, and how to get them; for a page without `bundle`.
+    """
     drawn = [study for group in groups for study in group.studies]
     data = {
         "charts": [experiment_chart(group) for group in groups],
@@ -37,7 +40,7 @@ def page(groups: Sequence[Group], studies: Sequence[ReportedRun], bundle: tuple[
     }
     rows = tag("details", tag("summary", "All rounds of all studies"), row_table(drawn))
     sections = {
-        "charts": _charts(bundle is not None, pictures(groups), bool(data["curves"])),
+        "charts": _charts(note if bundle is None else None, pictures(groups), bool(data["curves"])),
         "tables": _section("tables", experiment_table(groups), level_table(groups), rows),
         **({"masks": _section("masks", _html("masks"))} if data["masks"] else {}),
         "differences": _section("differences", _differences(groups)),
@@ -96,11 +99,12 @@ def _section(name: str, *children: object) -> Html:
 # -- charts -----------------------------------------------------------------------------------------------------------
 
 
-def _charts(interactive: bool, found: dict[str, dict[str, str]], curves: bool) -> Html:
-    """Return the interactive charts, which the script fills, and the static figures, which are open until then."""
-    if not interactive:
-        note = "These figures are static. `python -m lottery report RUN` makes a page with interactive charts and "
-        note += "needs Plotly (pip install 'lottery[report]')."
+def _charts(note: Html | None, found: dict[str, dict[str, str]], curves: bool) -> Html:
+    """Return the interactive charts, which the script fills, and the static figures, which are open until then.
+
+    note: None for a page with interactive charts, else what stands in their place.
+    """
+    if note is not None:
         return _section("charts", tag("p", note, class_="note"), _static(found))
     return _section("charts", _html("rounds"), _html("training") if curves else "", _static(found))
 

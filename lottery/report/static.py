@@ -18,7 +18,7 @@ LOG = logging.getLogger("lottery")
 
 ROOM = 1_000_000  # bytes of all figures before base64
 COLOURS = 64  # in a figure: a few hues and their blends at edges
-SEEDS = ("accuracy", "early_stop")  # figures that are drawn over all seeds
+SEEDS = ("accuracy", "early_stop", "layers")  # figures that are drawn over all seeds
 
 
 def pictures(groups: Sequence[Group]) -> dict[str, dict[str, str]]:
@@ -52,16 +52,16 @@ def _paths(group: Group, folder: Path) -> list[tuple[str, Path]]:
 
 
 def _draw(group: Group, folder: Path) -> list[Path]:
-    """Draw accuracy and early-stop step against density, as far as measured, and return their paths."""
-    from lottery.figures.density import accuracy, early_stop  # slow to import
-    from lottery.figures.experiments import NothingToDraw
+    """Draw accuracy and early-stop step against density or removed units, as far as measured; return their paths."""
+    from lottery.figures.experiments import NothingToDraw  # slow to import
+    from lottery.figures.study import ladder
     from lottery.record.frame import frame_of
 
     frame = frame_of(group.studies)
     drawn = []
-    for name, figure in zip(SEEDS, (accuracy, early_stop), strict=True):
+    for name, figure in ladder(frame).items():
         with suppress(NothingToDraw):
-            drawn += figure(frame, folder / name, density="density_weights", band="trainings", svg=False)
+            drawn += figure(frame, folder / name, vector=False)
     return drawn
 
 

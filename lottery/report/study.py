@@ -23,6 +23,8 @@ from lottery.record.run import Run
 
 DENSITY = "method.density"  # one-shot methods and searches that differ in it are points of one curve
 
+UNTRAINED = {"early_stop_step": None, "early_stop_test_accuracy": None}
+
 LOG = logging.getLogger("lottery")
 
 
@@ -34,8 +36,9 @@ class ReportedRun(Run):
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows in the order of rounds."""
-        return sorted(super().rows, key=lambda row: row["round"])
+        """The rows in the order of rounds. What was not trained, as a mask alone, has no step at which it was best."""
+        rows = [row | UNTRAINED if row.get("steps") == 0 and row["round"] > 0 else row for row in super().rows]
+        return sorted(rows, key=lambda row: row["round"])
 
     @property
     def tickets(self) -> list[Row]:
@@ -106,6 +109,11 @@ class Group:
         """Return a name that tells this study from the group's others."""
         density = f", density {study.density}" if len({each.density for each in self.studies}) > 1 else ""
         return f"seed {study.seed}{density} ({study.name})"
+
+    @property
+    def method(self) -> str:
+        """The `_target_` of the method."""
+        return str(self.studies[0].leaves.get("method._target_", ""))
 
     @property
     def subject(self) -> str:

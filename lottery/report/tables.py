@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from lottery.figures.style import finite, percent
+from lottery.figures.style import finite, looks, percent
 from lottery.report.markup import Html, tag
 from lottery.report.study import Group, ReportedRun, differences, short_words
 
 MOST_ROWS = 1_500  # in the table of all rows; more make a browser slow
+Rows = Sequence[Sequence[object]]
+
+COUNTS = ("n", "Lowest", "Highest")  # columns that say nothing where every n is 1
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[object]], kind: str = "") -> Html:
@@ -41,10 +44,18 @@ def _percent(value: Any) -> Html:
 
 def experiment_table(groups: Sequence[Group]) -> Html:
     """Return a row for each experiment: accuracies of the dense network, of its sparsest and of its best ticket."""
-    heads = ["Experiment", "Seeds", "Finished", "Dense acc. (%)", "n", "Lowest weights (%)", "Acc. there (%)", "n"]
-    heads += ["Best ticket acc. (%)", "At weights (%)", "n"]
+    heads = ["Experiment", "Seeds", "Finished", "Dense acc. (%)", "n", "Lowest prunable weights (%)"]
+    heads += ["Acc. there (%)", "n", "Best ticket acc. (%)", "At prunable weights (%)", "n"]
     rows = [[label, *_experiment_row(each)] for each, label in zip(groups, short_words(groups), strict=True)]
+    if all(level["n"] <= 1 for group in groups for level in _levels(group) if not level["control"]):
+        return table("Experiments: one seed each (n = 1)", *_without(COUNTS, heads, rows))
     return table("Experiments: means over n seeds", heads, rows)
+
+
+def _without(names: Collection[str], heads: Sequence[str], rows: Rows) -> tuple[list[str], Rows]:
+    """Return headings and rows without the columns of these names."""
+    kept = [place for place, head in enumerate(heads) if head not in names]
+    return [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def _experiment_row(group: Group) -> list[object]:
@@ -68,39 +79,33 @@ def _levels(group: Group) -> list[dict[str, Any]]:
     """Return means for each control ("" is the ticket) and level, with range and number of the test accuracies."""
     found = group.summary("test_accuracy").rename(columns={"count": "n"})
     found["round"] = group.summary("round")["min"]
-    found["weights"], found["stop"] = (group.summary(key)["mean"] for key in ("density_weights", "early_stop_step"))
+    found["weights"], found["stop"] = (group.summary(key)["mean"] for key in ("density", "early_stop_step"))
     return found.reset_index().to_dict("records")
 
 
 def level_table(groups: Sequence[Group]) -> Html:
     """Return the numbers of the first chart: test accuracy, with n, and early stop, over seeds and copies."""
-    heads = [
-        "Experiment",
-        "Control",
-        "Round",
-        "Weights (%)",
-        "n",
-        "Mean acc. (%)",
-        "Lowest",
-        "Highest",
-        "Mean early stop",
-    ]
-    several = len(groups) > 1
-    rows = []
+    heads = ["Experiment", "Network", "Round", "Prunable weights (%)", "n", "Test acc. (%)", "Lowest", "Highest"]
+    heads += ["Early-stop step"]
+    rows: list[Sequence[object]] = []
+    single = True
     for group, label in zip(groups, short_words(groups), strict=True):
         for level in _levels(group):
-            accuracies = [number(level[key], ".2f", 100) for key in ("mean", "min", "max")]
-            place = [level["control"] or "ticket", number(level["round"]), _percent(level["weights"])]
-            line = [*place, number(level["n"]), *accuracies, number(level["stop"])]
-            rows.append([label, *line] if several else line)
-    caption = "Test accuracy by round: mean and range over seeds and copies"
-    return table(caption, heads if several else heads[1:], rows)
+            ends = [level[key] if level["n"] > 1 else None for key in ("min", "max")]
+            accuracies = [number(value, ".2f", 100) for value in (level["mean"], *ends)]
+            (look,) = looks([level["control"] or None], group.method)
+            place = [label, look.words if level["round"] or level["control"] else "dense", number(level["round"])]
+            rows.append([*place, _percent(level["weights"]), number(level["n"]), *accuracies, number(level["stop"])])
+            single = single and level["n"] <= 1
+    gone = [*(["Experiment"] if len(groups) == 1 else []), *(COUNTS if single else [])]
+    caption = "Test accuracy by round" + (" (n = 1)" if single else ": mean and range of n trainings (seeds, copies)")
+    return table(caption, *_without(gone, heads, rows))
 
 
 def row_table(studies: Sequence[ReportedRun]) -> Html:
     """Return every row of every study, or the first MOST_ROWS tickets where there are more rows than that."""
-    heads = ["Study", "Seed", "Round", "Control", "Copy", "Weights (%)", "Kept", "Steps", "Test acc. (%)"]
-    heads += ["Val. acc. (%)", "Early stop", "Seconds"]
+    heads = ["Study", "Seed", "Round", "Control", "Copy", "Prunable weights (%)", "Kept", "Steps", "Test acc. (%)"]
+    heads += ["Val. acc. (%)", "Early-stop step", "Seconds"]
     everything = [(study, row) for study in studies for row in study.rows]
     shown, caption = everything, "All rounds"
     if len(everything) > MOST_ROWS:
@@ -113,7 +118,7 @@ def row_table(studies: Sequence[ReportedRun]) -> Html:
             number(row["round"]),
             row["control"] or "",
             number(row.get("copy")),
-            _percent(row.get("density_weights")),
+            _percent(row.get("density")),
             *(number(row.get(key)) for key in ("kept", "steps")),
             *(number(row.get(key), ".2f", 100) for key in ("test_accuracy", "val_accuracy")),
             number(row.get("early_stop_step")),
@@ -121,7 +126,11 @@ def row_table(studies: Sequence[ReportedRun]) -> Html:
         ]
         for study, row in shown
     ]
-    return table(caption, heads, rows)
+    gone = [
+        *(["Study", "Seed"] if len(studies) == 1 else []),
+        *([] if any(row.get("copy") for _, row in shown) else ["Copy"]),
+    ]
+    return table(caption, *_without(gone, heads, rows))
 
 
 def difference_table(groups: Sequence[Group]) -> Html:

@@ -1,4 +1,4 @@
-"""Linear mode connectivity: loss and error on the line between networks, and the barrier (methods.md 2.3).
+"""Linear mode connectivity: loss and error on the line between networks, and the barrier (Frankle et al. 2020).
 
 Barriers depend on batch normalisation: running statistics are either interpolated along the line, or estimated anew at
 each point (`recomputed`). Frankle et al. 2020 do the former as far as is known; Garipov et al. 2018 and the

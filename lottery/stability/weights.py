@@ -17,7 +17,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Distance:
-    """The distance between two weight vectors (Stabilizing the LTH, section 2; methods.md 2.2).
+    """The distance between two weight vectors (Stabilizing the LTH, section 2).
 
     l2:           Euclidean distance
     angle:        angle between the vectors, in degrees [0, 180]; None where a vector is zero
@@ -79,7 +79,7 @@ def _square(vector: Numbers) -> float:
 
 
 def pq_index(weights: Numbers, p: float = 0.5, q: float = 1.0) -> float | None:
-    """Return the PQ index, a measure of sparsity that needs no threshold (Diao et al. 2023; methods.md 7.3).
+    """Return the PQ index, a measure of sparsity that needs no threshold (Diao et al. 2023).
 
     It is 1 - d^(1/q - 1/p) |w|_p / |w|_q of d weights, in [0, 1 - d^(1/q - 1/p)]: 0 where all magnitudes are equal, the
     upper bound where a single weight is nonzero. Neither scaling nor repeating the weights changes it. Returns None

@@ -53,6 +53,7 @@ class Setup:
         store:   None: that in `paths.store`
         """
         self.config, self.stop, self.on_tick = config, stop, on_tick
+        self.on_points: Callable[[Ticket, list[list[Any]]], None] = lambda ticket, points: None  # new ones of its curve
         self.ranks = Alone(config.trainer) if ranks is None else ranks
         self.ranks.check(config.trainer)
         self.store = Store(Path(config.paths.store), stop=stop) if store is None else store

@@ -119,7 +119,7 @@ class TrainRun:
         ranks = self.ranks
         ranks.check_same("mask", lambda: self.ticket.mask.digest)
         ranks.check_same("network", lambda: state_digest(network_state))
-        self.saved_step, self.saved_batches = progress.step, progress.measured
+        self.saved_step, self.saved_batches, self.told = progress.step, progress.measured, 0
         network = self.setup.network()
         self.parameters = frozenset(name for name, _ in network.named_parameters())
         remove_(network, self.removed)
@@ -203,6 +203,9 @@ class TrainRun:
     def maybe_checkpoint(self, module: MaskedTraining) -> None:
         """Save a checkpoint if it is due. After a stop signal on any rank, save and raise Interrupted."""
         step = module.progress.step
+        if points := module.progress.curve[self.told :]:
+            self.told += len(points)
+            self.setup.on_points(self.ticket, points)
         signum, due = self.ranks.maximum(self.setup.stop.signum or 0, self.due(step))
         if not signum and not due:
             return

@@ -25,6 +25,7 @@ class RunInfo:
     key: str
     name: str  # for people; unique, since it ends with the key
     group: str
+    job: str  # the method, such as "imp"
     tags: list[str]
     config: dict[str, Any]  # without paths of this machine
 
@@ -34,7 +35,8 @@ class RunInfo:
 
         told = publishable(OmegaConf.to_container(OmegaConf.create(config_yaml), resolve=True))
         name = f"{config.name} seed {config.seed} ({key})"
-        return cls(key, name, config.tracker.group or config.name, tags(told, config.tracker.tags), told)
+        job = str((told.get("method") or {}).get("_target_", "")).rpartition(".")[2].lower()
+        return cls(key, name, config.tracker.group or config.name, job, tags(told, config.tracker.tags), told)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,31 @@ class Image:
     @property
     def id(self) -> str:
         return f"{self.key} {self.digest[:16]}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of the study as one table: scalars alone, a column a figure."""
+
+    key: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Table:
+        """Return the table of a study's rows, tickets and controls, in their order."""
+        flat = [{name: row.get(name) for name in (*PLACE, *SCORES, *SIZES)} | probe_figures(row) for row in rows]
+        columns = list(dict.fromkeys(name for row in flat for name in row))
+        return cls("rounds", columns, [[row.get(name) for name in columns] for row in flat])
+
+    @property
+    def id(self) -> str:
+        return table_id(self.key, len(self.rows), len(self.columns))
+
+
+def table_id(key: str, rows: int, columns: int) -> str:
+    """Return the id of a table: W&B's log has its size, and a study's table changes as it grows."""
+    return f"{key} {rows} x {columns}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +147,7 @@ class Artifact:
         return {"round": self.round} | self.facts | told
 
 
-Item = Metrics | Image | Artifact
+Item = Metrics | Image | Table | Artifact
 
 
 def round_items(row: Row, curve: list[list[Any]], start: int, folder: Path, mask: Artifact) -> Iterator[Item]:
@@ -163,6 +190,15 @@ SCORES = (
     "early_stop_step", "early_stop_test_accuracy",
 )  # fmt: skip
 SIZES = ("density", "density_weights", "kept", "step_rewind", "steps", "seconds")
+PLACE = ("round", "control", "copy")
+# The figures that W&B draws by itself. Others begin with MORE: W&B has them, and draws one where it is asked for.
+MORE = "more/"
+CHARTS = {  # axis -> prefix, and the names below it
+    "round": ("round/", {"test_accuracy", "test_loss", "val_accuracy", "train_accuracy", "early_stop_step",
+                         "early_stop_test_accuracy", "density"}),
+    "curve/total_step": ("curve/", {"train_loss", "val_loss", "val_accuracy", "lr", "total_step", "step", "round"}),
+    "search/step": ("search/", {"train_loss", "val_accuracy", "swaps", "magnitude_iou", "step"}),
+}  # fmt: skip
 
 
 def control_of(row: Row) -> str:
@@ -170,18 +206,29 @@ def control_of(row: Row) -> str:
     return f"control/{row['control']}-{row['copy']}/" if row["control"] else ""
 
 
+def placed(name: str) -> str:
+    """Return the key of a figure such as round/test_accuracy: below MORE where W&B shall not draw it by itself."""
+    shown = any(name.startswith(prefix) and name.removeprefix(prefix) in names for prefix, names in CHARTS.values())
+    first = re.fullmatch(r"round/control/[^/]+-0/test_accuracy", name)  # the first copy of each control
+    return name if shown or first else MORE + name
+
+
 def round_row(row: Row) -> dict[str, float]:
-    """Return the measured figures of a row as round/NAME -> value; for a control, only its scores and probes."""
+    """Return the measured figures of a row, for a control its scores, probes and density, by the keys of `placed`.
+
+    A control has its density as round/density, so that its accuracy can be drawn against density as the ticket's is.
+    """
     figures = {name: row.get(name) for name in SCORES}
     figures |= probe_figures(row)
-    if not row["control"]:  # a control has the densities of its ticket
+    if not row["control"]:  # a control has the layers of its ticket
         figures |= {name: row.get(name) for name in SIZES}
         figures |= {f"density/{layer}": density for layer, density in row["layer_density"].items()}
         figures["collapsed_layers"] = len(row["collapsed_layers"])
         if "removed_units" in row:
             figures |= {"removed_units": len(row["removed_units"]), "units": row["units"]}
     prefix = "round/" + control_of(row)
-    return {"round": row["round"]} | {prefix + name: value for name, value in figures.items() if value is not None}
+    named = {prefix + name: value for name, value in figures.items()} | {"round/density": row["density"]}
+    return {"round": row["round"]} | {placed(name): value for name, value in named.items() if value is not None}
 
 
 def probe_figures(row: Row) -> dict[str, float | None]:
@@ -196,14 +243,17 @@ def probe_figures(row: Row) -> dict[str, float | None]:
 def search_rows(folder: Path, round: int) -> list[dict[str, float]]:
     """Read the search of a round from the run folder: a dictionary search/NAME -> value for each logged step."""
     return [
-        {f"search/{name}": value for name, value in entry.items() if value is not None}
+        {placed(f"search/{name}"): value for name, value in entry.items() if value is not None}
         for entry in Run(folder).search
         if entry["round"] == round
     ]
 
 
 def curve_rows(row: Row, curve: list[list[Any]], start: int) -> list[dict[str, float]]:
-    """Convert a curve [step, split, loss, accuracy] to one dictionary a step, with `start` + step as the total step."""
+    """Convert a curve [step, split, loss, accuracy] to one dictionary a step, with `start` + step as the total step.
+
+    An entry of the split "lr" has a learning rate in the place of the loss.
+    """
     prefix = "curve/" + control_of(row)
     steps: dict[int, dict[str, float]] = {}
     for step, split, loss, accuracy in curve:
@@ -211,7 +261,8 @@ def curve_rows(row: Row, curve: list[list[Any]], start: int) -> list[dict[str, f
         point = steps.setdefault(
             step, {"curve/total_step": start + step, "curve/step": step, "curve/round": row["round"]}
         )
-        point |= {k: v for k, v in ((f"{name}_loss", loss), (f"{name}_accuracy", accuracy)) if v is not None}
+        named = {name: loss} if split == "lr" else {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        point |= {placed(key): value for key, value in named.items() if value is not None}
     return [steps[step] for step in sorted(steps)]
 
 

@@ -16,7 +16,18 @@ from lottery.config import Config
 from lottery.errors import LotteryError, cause
 from lottery.files import file_digest
 from lottery.record.rows import Row
-from lottery.tracking.items import Artifact, Image, Item, RunInfo, publish, round_items, summary
+from lottery.tracking.items import (
+    Artifact,
+    Image,
+    Item,
+    Metrics,
+    RunInfo,
+    Table,
+    curve_rows,
+    publish,
+    round_items,
+    summary,
+)  # fmt: skip
 from lottery.tracking.wandb_guard import within
 from lottery.tracking.wandb_log import Recorded
 
@@ -49,11 +60,13 @@ def harmless(method: Callable[..., None]) -> Callable[..., None]:
 class Mirror:
     """The tracker that passes results to a sink.
 
-    Keys are fixed, with `round` as their axis: `round/test_accuracy`, `round/density/LAYER`, `round/probe/NAME`, and
-    `round/control/KIND-COPY/test_accuracy` for a control. Training curves (`curve/val_loss`,
-    `curve/control/KIND-COPY/val_loss`, …) have the axis `curve/total_step`: the tickets' trainings end to end, each
-    control beside its ticket. `curve/round` and `curve/step` give the training of a point and the step in it.
-    A search for a mask is `search/NAME`, as in search.csv, with the axis `search/step`.
+    Keys are fixed, with `round` as their axis: `round/test_accuracy`, and `round/control/KIND-0/test_accuracy` for the
+    first copy of a control. Training curves (`curve/val_loss`, `curve/lr`, …) have the axis `curve/total_step`: the
+    tickets' trainings end to end, each control beside its ticket. `curve/round` and `curve/step` give the training of a
+    point and the step in it. A search for a mask is `search/NAME`, as in search.csv, with the axis `search/step`.
+    Keys that W&B shall not draw by itself begin with `more/`: `more/round/density/LAYER`, `more/round/probe/NAME`,
+    `more/round/control/KIND-COPY/NAME`, `more/curve/control/KIND-COPY/val_loss` (`items.placed`).
+    The table `rounds` has a row for each row of the study.
     Each ticket's mask is a version, alias `round-007`, of one artifact of type `mask`.
     """
 
@@ -65,7 +78,7 @@ class Mirror:
         self._recorded = Recorded()
         self._handed: list[str] = []
         self._curve_start = self._curve_end = 0
-        self._tickets: list[Row] = []
+        self._rows: list[Row] = []
 
     # -- the tracker's four methods ---------------------------------------------------------------------------------
 
@@ -80,9 +93,15 @@ class Mirror:
         if not row["control"]:
             self._curve_start = self._curve_end
             self._curve_end += max((point[0] for point in curve), default=row["steps"])
-            self._tickets.append(row)
+        self._rows.append(row)
         artifact = Artifact.mask(self.config.name, self.key, row, mask)
         publish(round_items(row, curve, self._curve_start, self.folder, artifact), self)
+
+    @harmless
+    def points(self, place: Row, curve: list[list[Any]]) -> None:
+        """Send points of the training of a round or control, before it is done."""
+        start = self._curve_start if place["control"] else self._curve_end
+        publish(map(Metrics, curve_rows(place, curve, start)), self)
 
     @harmless
     def figure(self, path: Path) -> None:
@@ -121,9 +140,11 @@ class Mirror:
 
     @harmless
     def _finish(self, status: str) -> None:
+        if self._rows and status == "finished":  # the rest of the rows would make it another table
+            publish([Table.of(self._rows)], self)
         if not self._opened:
             return
-        self.sink.summary(summary(self._tickets))
+        self.sink.summary(summary([row for row in self._rows if not row["control"]]))
         self.sink.close(0 if status == "finished" else 1)
         if self.sink.keeps and (missing := set(self._handed) - self.sink.recorded().items):
             raise LotteryError(f"{len(missing)} of {len(self._handed)} entries are not on its record")

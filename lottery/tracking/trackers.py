@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lottery.config import Config
+from lottery.methods.shows import OWN, shows
 from lottery.record.names import CSV, WANDB
+from lottery.record.progress import StudyProgress
 from lottery.record.rows import Row
 from lottery.tracking.items import probe_figures
+
+if TYPE_CHECKING:
+    from lottery.recipe import Recipe
+    from lottery.stages.lab import Lab
+    from lottery.ticket import Ticket
 
 
 class StudyTracker(Protocol):
@@ -20,6 +27,9 @@ class StudyTracker(Protocol):
 
     def round(self, row: Row, curve: list[list[Any]], mask: Path) -> None:
         """Record a finished round or control. curve: entries [step, split, loss, accuracy]. mask: the mask's file."""
+
+    def points(self, place: Row, curve: list[list[Any]]) -> None:
+        """Record new points of a curve while the training goes on. place: its round, control and copy."""
 
     def figure(self, path: Path) -> None:
         """Record a figure drawn at the end of the study."""
@@ -34,6 +44,8 @@ class NoTracker:
     def start(self, config_yaml: str) -> None: ...
 
     def round(self, row: Row, curve: list[list[Any]], mask: Path) -> None: ...
+
+    def points(self, place: Row, curve: list[list[Any]]) -> None: ...
 
     def figure(self, path: Path) -> None: ...
 
@@ -58,6 +70,29 @@ class CsvTracker(NoTracker):
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def with_rates(curve: list[list[Any]], ticket: Ticket, recipe: Recipe) -> list[list[Any]]:
+    """Return the curve of a ticket's training with the learning rate of the step after each point."""
+    last = recipe.total - 1
+    steps = dict.fromkeys(point[0] for point in curve) if ticket.steps else ()
+    return [*curve, *([step, "lr", recipe.lr(last if ticket.hold_lr else min(step, last)), None] for step in steps)]
+
+
+def follow(lab: Lab, tracker: StudyTracker, progress: StudyProgress, method: str) -> None:
+    """Pass the points of each training to the tracker, as they come, where it is known which round it will be.
+
+    method: its `_target_`. Of a method with several parts, a user's own method, and trainings in other processes, the
+    points come with their round. So do copies' for probes, which are no rounds, not at all.
+    """
+
+    def points(ticket: Ticket, curve: list[list[Any]]) -> None:
+        if not str(progress.control or "").endswith("copy"):
+            place = {"round": progress.round, "control": progress.control, "copy": progress.copy}
+            tracker.points(place, with_rates(curve, ticket, ticket.recipe or lab.recipe))
+
+    if OWN.fullmatch(method) and shows(method).ladder:
+        lab.on_points = points
 
 
 def make_tracker(config: Config, key: str, folder: Path) -> StudyTracker:

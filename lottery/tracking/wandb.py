@@ -10,9 +10,10 @@ import json
 import logging
 import netrc
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,9 +21,9 @@ from urllib.parse import urlsplit
 
 from lottery.config import Tracker
 from lottery.errors import cause
-from lottery.tracking.items import Artifact, Image, Item, Metrics, RunInfo
+from lottery.tracking.items import CHARTS, MORE, Artifact, Image, Item, Metrics, RunInfo, Table
 from lottery.tracking.wandb_guard import check_room, end_service, process_state
-from lottery.tracking.wandb_log import Recorded, contents, recorded
+from lottery.tracking.wandb_log import Recorded, contents, place, recorded
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -79,9 +80,12 @@ class WandbSink:
         # With a given run, the logger does not make trainer/global_step the axis of all figures.
         self.logger = WandbLogger(experiment=opened)
         self.logger.log_hyperparams(run.config)
-        for figures, axis in {"round/*": "round", "curve/*": "curve/total_step", "search/*": "search/step"}.items():
-            opened.define_metric(axis)
-            opened.define_metric(figures, step_metric=axis)
+        for axis, (prefix, _) in CHARTS.items():
+            opened.define_metric(axis, hidden=True)
+            opened.define_metric(f"{prefix}*", step_metric=axis)
+            opened.define_metric(f"{MORE}{prefix}*", step_metric=axis, hidden=True)
+        for name in ("curve/step", "curve/round"):
+            opened.define_metric(name, step_metric="curve/total_step", hidden=True)
 
     def take(self, item: Item) -> None:
         """Record an item, without a step: W&B numbers the rows itself."""
@@ -91,6 +95,8 @@ class WandbSink:
             self.logger.log_metrics(item.figures)
         elif isinstance(item, Image):
             self.logger.experiment.log({item.key: wandb.Image(str(item.path))})
+        elif isinstance(item, Table):
+            self.logger.experiment.log({item.key: wandb.Table(columns=[*item.columns], data=item.rows)})
         else:
             log_artifact(self.logger.experiment, item, "immutable")  # no copy: the run folder has the file
             self._check_room()
@@ -126,11 +132,13 @@ class WandbSink:
         own_log.setLevel(logging.CRITICAL + 1)
         mode = run_mode(self.options.mode, wandb.setup().settings)
 
+        key, project, entity = place(run.key, self.options.project, self.options.entity)
+
         def init(mode: Any) -> Run:
             return wandb.init(
-                id=run.key, resume="allow", mode=mode, settings=run_settings(), dir=str(self.folder.parent),
-                name=run.name, group=run.group, tags=run.tags,
-                project=self.options.project, entity=self.options.entity,
+                id=key, resume="allow", mode=mode, settings=run_settings(commit()),
+                dir=str(self.folder.parent), name=run.name, group=run.group, job_type=run.job, tags=run.tags,
+                project=project, entity=entity,
             )  # fmt: skip
 
         try:
@@ -166,13 +174,25 @@ def package(artifact: Artifact, policy: Policy = "mutable") -> Logged:
     return made
 
 
-def run_settings() -> Settings:
-    """Return settings that keep facts on this machine out of W&B's records, and limit its waiting times."""
+def commit() -> str | None:
+    """Return the git commit of the current folder, or of lottery's own checkout; None without git."""
+    for folder in (Path.cwd(), Path(__file__).parent):
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    return None
+
+
+def run_settings(git_commit: str | None = None) -> Settings:
+    """Return settings that keep facts on this machine out of W&B's records, and limit its waiting times.
+
+    The load of processor, memory and GPU is recorded, and the git commit, but neither its remote nor changed files.
+    """
     import wandb
 
     return wandb.Settings(
-        console="off", silent=True, save_code=False, disable_code=True, disable_git=True, x_disable_meta=True,
-        x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
+        console="off", silent=True, save_code=False, disable_code=True, disable_git=True, git_commit=git_commit,
+        x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
         reinit="create_new",  # leave alone a run that the user has open in this process
         init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", CONNECT_SECONDS)),
         finish_timeout=UPLOAD_SECONDS, finish_timeout_raises=True,

@@ -8,6 +8,7 @@ chunks. A chunk is a crc32 (4 bytes, little-endian, over type and data), length 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 from zlib import crc32
 
 from lottery.files import Unreadable, read_json, write_json
-from lottery.tracking.items import Artifact, Image, Metrics
+from lottery.tracking.items import Artifact, Image, Metrics, table_id
 from lottery.values import fits
 
 HEADER, BLOCK, CHUNK = 7, 1 << 15, 7
@@ -39,6 +40,7 @@ def recorded(folder: Path, key: str, project: str, entity: str | None) -> Record
 
     A log of unchanged size is not read again.
     """
+    key, project, entity = place(key, project, entity)
     memory: dict[str, Any] = {}
     with suppress(Unreadable):
         memory = read_json(folder / MEMORY)
@@ -49,10 +51,19 @@ def recorded(folder: Path, key: str, project: str, entity: str | None) -> Record
             known[path.parent.name] = {"size": size, **contents(path)}
     if known != memory:
         write_json(folder / MEMORY, known)
-    ours = [log for _, log in sorted(known.items(), key=_age) if log["project"] == project]
+    mine = [(name, log) for name, log in known.items() if name.endswith(f"-{key}")]  # not of a sweep's other trials
+    ours = [log for _, log in sorted(mine, key=_age) if log["project"] == project]
     ours = [log for log in ours if entity is None or log["entity"] == entity]
     items = {item for log in ours for item in log["items"]}
     return Recorded(items, finished=bool(ours) and ours[-1]["exit"] == 0)
+
+
+def place(key: str, project: str, entity: str | None) -> tuple[str, str, str | None]:
+    """Return the id of a study's W&B run, its project and entity: in a sweep those that the sweep's agent gave it."""
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return key, project, entity
+    get = os.environ.get
+    return get("WANDB_RUN_ID", key), get("WANDB_PROJECT", project), get("WANDB_ENTITY", entity)
 
 
 def _age(log: tuple[str, Any]) -> str:
@@ -80,16 +91,21 @@ def contents(path: Path) -> dict[str, Any]:
 
 def _row_id(history: Any) -> str:
     """Return the id of the item in a history row; "" for a row that lottery did not log."""
-    row = {}
+    row, media = {}, {}
     for item in history.item:
         name, *part = item.nested_key or [item.key]
-        if part == ["sha256"]:  # an image, which is alone in its row
-            return Image(name, Path(), json.loads(item.value_json)).id
-        if name[0] != "_":  # skip W&B's columns: step, time
-            row["/".join([name, *part])] = json.loads(item.value_json)
+        if part:  # an image or a table, which is alone in its row
+            media[part[0]] = json.loads(item.value_json)
+            media["key"] = name
+        elif name[0] != "_":  # skip W&B's columns: step, time
+            row[name] = json.loads(item.value_json)
     try:
+        if media.get("_type") == "table-file":
+            return table_id(media["key"], media["nrows"], media["ncols"])
+        if media:
+            return Image(media["key"], Path(), media["sha256"]).id
         return Metrics(row).id
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, KeyError):
         return ""
 
 

@@ -1,4 +1,4 @@
-"""`compare`: tickets of several studies against each other, from run folders alone (methods.md 1, T1.7; 2.2)."""
+"""`compare`: tickets of several studies against each other, from run folders alone (docs/analysis.md)."""
 
 from __future__ import annotations
 

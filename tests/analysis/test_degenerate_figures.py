@@ -204,7 +204,7 @@ def test_reports(spoil: Callable[..., Any], make: Callable[..., Path], tmp_path:
 
 def test_a_round_that_keeps_no_weight_is_drawn_with_the_others(make: Callable[..., Path]) -> None:
     drawn = draw_study(make(none_kept))
-    assert {path.name for path in drawn} >= {"accuracy.png", "layer_density.png", "lmc.png", "lmc_path.png"}
+    assert {path.name for path in drawn} >= {"layers.png", "layer_density.png", "lmc.png", "lmc_path.png"}
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in drawn)
 
 
@@ -218,7 +218,7 @@ def test_an_error_in_one_figure_is_one_warning_and_the_others_are_drawn(
 
     monkeypatch.setattr(masks, "heat_map", broken)
     drawn = {path.name for path in draw_study(make(list))}
-    assert {"accuracy.png", "lmc.png", "search.png"} <= drawn
+    assert {"layers.png", "lmc.png", "search.png"} <= drawn
     assert "layer_density.png" not in drawn
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "layer_density.png was not drawn: " in record.getMessage()

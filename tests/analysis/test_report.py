@@ -154,7 +154,7 @@ def test_densities_of_a_one_shot_method_are_points_of_one_line_and_share_the_den
             write_run(tmp_path / "runs" / f"{seed}-{density}", rows, seed, method=method)
     (only,) = grouped(read_studies(tmp_path / "runs"))
     (line,) = experiment_chart(only)["lines"]
-    assert line["x"]["density_weights"] == [100, 10, 5]
+    assert line["x"]["density"] == [100, 10, 5]
     assert [n for *_, n in line["y"]["test_accuracy"]] == [2, 2, 2]
     text = written(tmp_path / "runs", tmp_path / "report.html", interactive=False)
     assert len(Parsed(text).all("img")) == 2
@@ -169,7 +169,7 @@ def test_lines_are_those_of_the_figures(tmp_path: Path) -> None:
     groups = experiments_of(load_runs(tmp_path / "runs"))
     for line, curve in zip(lines, curves(groups, "test_accuracy", "density_weights", "trainings"), strict=True):
         expected = curve.points[::-1].to_numpy() * [100, 100, 100, 100, 1]
-        points = zip(line["x"]["density_weights"], line["y"]["test_accuracy"], strict=True)
+        points = zip(line["x"]["density"], line["y"]["test_accuracy"], strict=True)
         found = [(x, *y) for x, y in points]
         assert np.allclose(found, expected)
     assert [line["y"]["test_accuracy"][-1][3] for line in lines] == [3, 6]
@@ -289,11 +289,48 @@ def test_without_plotly_the_file_has_static_figures_and_says_so(
     monkeypatch.setattr(bundles, "find_spec", lambda name: None)
     text = written(two_seeds, tmp_path / "report.html")
     parsed = Parsed(text)
-    assert "pip install &#x27;lottery[report]&#x27;" in text
+    assert "<code>pip install plotly</code>, and write the report again" in text
     assert 'id="plotly"' not in text
     assert len(parsed.all("img")) == 2
     assert next(each for each in parsed.all("details") if each.get("id") == "static") == {"id": "static", "open": None}
     assert len(text) < 500_000
+
+
+def test_a_run_folder_s_report_names_the_command_for_an_interactive_one(two_seeds: Path, tmp_path: Path) -> None:
+    """It was asked to be static: Plotly may well be there."""
+    run = sorted(two_seeds.iterdir())[0]
+    text = written(run, tmp_path / "report.html", interactive=False)
+    assert f"The figures are static. <code>python -m lottery report {run}</code> writes a page" in text
+    assert "pip install" not in text
+
+
+def heads(text: str, caption: str) -> list[str]:
+    """The headings of the table with this caption."""
+    table = text[text.index(f"<caption>{caption}") :]
+    return re.findall(r'<th scope="col">(.*?)</th>', table[: table.index("</thead>")])
+
+
+def test_columns_that_would_repeat_are_left_out_at_n_1(two_seeds: Path, tmp_path: Path) -> None:
+    several = written(two_seeds, tmp_path / "report.html", interactive=False)
+    assert {"n", "Lowest", "Highest"} <= set(heads(several, "Test accuracy by round: mean and range of n trainings"))
+    assert {"Study", "Seed"} <= set(heads(several, "All rounds"))
+    single = written(sorted(two_seeds.iterdir())[0], tmp_path / "report.html", interactive=False)
+    expected = ["Network", "Round", "Prunable weights (%)", "Test acc. (%)", "Early-stop step"]
+    assert heads(single, "Test accuracy by round (n = 1)") == expected
+    assert "n" not in heads(single, "Experiments: one seed each (n = 1)")
+    assert heads(single, "All rounds")[:3] == ["Round", "Control", "Prunable weights (%)"]
+
+
+def test_a_mask_that_was_not_trained_has_no_early_stop(tmp_path: Path) -> None:
+    """Its steps are 0, and so is the step that its row has: "450, then 0" would say that it was best at once."""
+    rows = [make_row(0, test_accuracy=0.9, early_stop_step=450)]
+    rows += [make_row(1, test_accuracy=0.8, steps=0, early_stop_step=0, density=0.1)]
+    run = write_run(tmp_path / "run", rows)
+    (group,) = grouped(read_studies([run]))
+    stops = experiment_chart(group)["lines"][0]["y"]["early_stop_step"]
+    assert [stop and stop[0] for stop in stops] == [450, None]
+    text = written(run, tmp_path / "report.html", interactive=False)
+    assert re.search(r'<tr><td>ticket</td>.*?<td class="number"></td></tr>', text)
 
 
 def test_what_a_configuration_says_is_text(tmp_path: Path) -> None:

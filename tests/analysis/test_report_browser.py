@@ -94,6 +94,30 @@ def test_several_rounds_in_one_place_are_points_and_no_line(browser: Page, tmp_p
     assert browser.run("document.getElementById('rounds-chart').data[0].mode") == "lines+markers"
 
 
+def test_masks_of_one_density_stand_side_by_side_without_a_line(browser: Page, tmp_path: Path) -> None:
+    rows = [make_row(0, test_accuracy=0.9), make_row(1, test_accuracy=0.8, density=0.1)]
+    rows += [make_row(1, "random", test_accuracy=0.7, density=0.1)]
+    method = {"_target_": "lottery.methods.random.RandomPruning", "density": 0.1}
+    for seed in range(2):
+        write_run(tmp_path / "runs" / f"{seed:012x}", rows, seed, method=method)
+    write_report(tmp_path / "runs", tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    chart = "document.getElementById('rounds-chart')"
+    assert browser.run(f"{chart}.layout.xaxis.title.text") == "networks with 10 % of the prunable weights"
+    assert browser.run(f"{chart}.layout.xaxis.ticktext") == ["random mask", "another random mask"]
+    assert browser.run(f"{chart}.data.map(t => [t.mode, t.x])") == [["markers", [0]], ["markers", [1]]]
+    assert browser.run(f"{chart}.layout.shapes.length") == 1, "the dense network is a level"
+
+
+def test_no_box_hides_rows(page: Page) -> None:
+    """A table, a configuration and the masks are as high as what they hold; sideways a wide one may scroll."""
+    page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    boxes = "[...document.querySelectorAll('.scroll, pre')]"
+    hidden = page.run(f"{boxes}.filter(box => box.scrollHeight > box.clientHeight + 20).map(box => box.textContent)")
+    assert page.run(f"{boxes}.length") > 6
+    assert hidden == []
+
+
 def test_tables_sort_by_keyboard_and_mouse(page: Page) -> None:
     table = "document.querySelectorAll('#tables table')[1]"
     column = f"[...{table}.tBodies[0].rows].map(row => row.cells[5].textContent)"

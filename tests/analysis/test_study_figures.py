@@ -14,12 +14,17 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
-from lottery.figures import density, sheet
+from lottery.errors import LotteryError
+from lottery.figures import density, masks, sheet
 from lottery.figures.axes import ACCURACY_SPAN
 from lottery.figures.study import draw_study
 from lottery.figures.style import looks, percent, spaced, title
 from lottery.record.table import load_runs
+from lottery.ticket import Mask
+
+ONE_SHOT = {"_target_": "lottery.methods.pai.PruningAtInit"}
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def test_the_ticket_is_drawn_at_its_densities(make_run, row, drawn):
     tickets = [r for r in rows if r["control"] is None]
     axes = drawn["accuracy.png"].axes[0]
     ticket = line(axes, "ticket (n = 1)")
-    np.testing.assert_allclose(ticket.get_xdata()[::-1], [r["density_weights"] for r in tickets])
+    np.testing.assert_allclose(ticket.get_xdata()[::-1], [r["density"] for r in tickets])
     np.testing.assert_allclose(ticket.get_ydata()[::-1], [100 * r["test_accuracy"] for r in tickets])
     assert ticket.get_marker() == "o"
     stop = line(drawn["early_stop.png"].axes[0], "ticket (n = 1)")
@@ -151,7 +156,7 @@ def test_noise_is_not_blown_up(make_run, row, drawn):
 
 
 def test_an_inverted_mask_stands_at_its_own_density(make_run, row, drawn):
-    rows = [row(0), *(row(k) for k in (1, 2)), *(row(k, "invert", density_weights=1 - 0.8**k) for k in (1, 2))]
+    rows = [row(0), *(row(k) for k in (1, 2)), *(row(k, "invert", density=1 - 0.8**k) for k in (1, 2))]
     draw_study(make_run("a", rows))
     inverted = line(drawn["accuracy.png"].axes[0], "inverted mask")
     np.testing.assert_allclose(inverted.get_xdata(), [1 - 0.8, 1 - 0.8**2])
@@ -208,6 +213,87 @@ def test_many_layers_with_long_names_are_thinned(make_run, row, drawn):
     assert all(label.get_text().endswith(".conv") for label in axes.get_yticklabels())
 
 
+# -- what would mislead ----------------------------------------------------------------------------------------------
+
+
+def test_tickets_of_one_density_stand_side_by_side_without_a_line(make_run, row, drawn):
+    """A line from the dense network to the only ticket, or through markers on one spot, would show nothing."""
+    rows = [row(0), row(1), *(row(1, "reinit", copy, test_accuracy=0.95 + 0.01 * copy) for copy in range(2))]
+    draw_study(make_run("a", rows, method=ONE_SHOT | {"density": 0.8}))
+    axes = drawn["accuracy.png"].axes[0]
+    ticket, reinit = line(axes, "ticket (n = 1)"), line(axes, "random reinit (n = 2)")
+    assert ([*ticket.get_xdata()], [*reinit.get_xdata()]) == ([0], [1])
+    assert ticket.get_linestyle() == reinit.get_linestyle() == "None"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ticket", "random reinit"]
+    assert axes.get_xlabel() == "networks with 80 % of the prunable weights"
+    assert line(axes, "dense").is_dashed()
+    title = drawn["accuracy.png"].get_suptitle()
+    assert title.startswith("Test accuracy (%) at 80 % of the prunable weights\nLeNet-300-100 on MNIST, ")
+
+
+def test_a_line_of_studies_that_prune_once_has_three_points(make_run, row, drawn, tmp_path):
+    def ticket(density, number):
+        method = ONE_SHOT | {"density": density}
+        return make_run(f"{number}", [row(0), row(1, density=density, density_weights=density)], method=method)
+
+    runs = [ticket(density, number) for number, density in enumerate((0.5, 0.2, 0.1))]
+    for count, style in ((2, "None"), (3, "-")):
+        density.accuracy(load_runs(runs[:count]), tmp_path / "accuracy")
+        ours = line(drawn["accuracy.png"].axes[0], "ticket (n = 1)")
+        assert len(ours.get_xdata()) == count
+        assert ours.get_linestyle() == style
+
+
+def test_the_mask_of_a_random_method_is_no_ticket(make_run, row, drawn):
+    method = {"_target_": "lottery.methods.random.RandomPruning", "density": 0.8}
+    draw_study(make_run("a", [row(0), row(1), row(1, "random"), row(1, "reinit")], method=method))
+    assert legend(drawn["accuracy.png"]) == ["random mask", "random reinit", "another random mask", "dense"]
+
+
+def test_a_ticket_without_units_is_drawn_against_the_units_removed(make_run, row, drawn):
+    """Against density, blocks of unequal size would stand at places that mean nothing."""
+    rows = [row(k, removed_units=["block"] * k, units=5) for k in range(4)]
+    rows += [row(k, "reinit") for k in (1, 2)]  # a control lacks its ticket's units
+    paths = draw_study(make_run("a", rows, method={"_target_": "lottery.methods.layers.LayerTickets"}))
+    assert names(paths) == ["layers.png", "layer_density.png"]
+    axes = drawn["layers.png"].axes[0]
+    assert [*line(axes, "ticket").get_xdata()] == [0, 1, 2, 3]
+    assert [*line(axes, "random reinit").get_xdata()] == [1, 2]
+    assert axes.get_xlabel() == "units removed"
+
+
+def test_nested_masks_have_no_overlap_figure(make_run, row, tmp_path):
+    """Their overlap is the ratio of their densities, 0.8^(k - j) at a rate of 0.2, whatever was trained."""
+    for name, apart in (("nested", 0), ("apart", 300)):
+        rows = [row(k, density=0.8**k) for k in range(4)]
+        run = make_run(name, rows)
+        for k in range(4):
+            kept = (torch.arange(round(1000 * 0.8**k)) + apart * k) % 1000
+            mask = Mask({"w": torch.isin(torch.arange(1000), kept)})
+            mask.save(run / f"masks/round_{k:03d}.safetensors", round=k, study="s", parent=None)
+            rows[k]["mask_digest"] = mask.digest
+        (run / "rounds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        assert ("mask_overlap.png" in names(draw_study(run))) is (name == "apart")
+    names_of, pairs = masks._rounds(run, load_runs([run]))
+    assert names_of == ["round 1, 80 %", "round 2, 64 %", "round 3, 51.2 %"]
+    assert pairs[0, 1].iou == pytest.approx(500 / 940)
+    with pytest.raises(LotteryError, match="each mask is part of the one before, so their overlap is the ratio of"):
+        masks.overlap(load_runs([tmp_path / "nested"]), tmp_path / "overlap")
+
+
+def test_a_title_says_what_is_shown_and_n(make_run, row, drawn):
+    draw_study(make_run("a", study(row)))
+    study_words = "LeNet-300-100 on MNIST, IMP, reset to init, seed 0 (n = 1)"
+    shown = {
+        "accuracy.png": "Test accuracy (%) against prunable weights remaining (%)",
+        "early_stop.png": "Early-stop step against prunable weights remaining (%)",
+        "layer_density.png": "Weights kept in each layer (%) over the rounds",
+    }
+    assert {name: figure.get_suptitle() for name, figure in drawn.items()} == {
+        name: f"{words}\n{study_words}" for name, words in shown.items()
+    }
+
+
 # -- what may be missing ----------------------------------------------------------------------------------------------
 
 
@@ -227,11 +313,10 @@ def test_a_value_that_is_missing_or_not_finite_leaves_its_point_out(make_run, ro
     np.testing.assert_allclose(line(drawn["accuracy.png"].axes[0], "ticket").get_ydata(), [98.3, 98.0])
 
 
-def test_one_round_is_enough(make_run, row, drawn):
-    assert len(draw_study(make_run("a", [row(0)]))) == 3
-    axes = drawn["accuracy.png"].axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["100"]
-    assert axes.get_ylim()[1] < 100
+def test_the_dense_network_alone_is_no_figure(make_run, row):
+    run = make_run("a", [row(0)])
+    assert draw_study(run) == []
+    assert list((run / "figures").iterdir()) == []
 
 
 def test_a_study_without_rounds_has_no_figures(make_run):
@@ -240,11 +325,11 @@ def test_a_study_without_rounds_has_no_figures(make_run):
 
 def test_a_mask_with_nothing_left_is_said_to_be_left_out(make_run, row, drawn):
     nothing = dict.fromkeys(row(0)["layer_density"], 0.0)
-    rows = [row(0), row(1), row(2, density_weights=0.0, layer_density=nothing, test_accuracy=0.1)]
+    rows = [row(0), row(1), row(2, density=0.0, layer_density=nothing, test_accuracy=0.1)]
     assert len(draw_study(make_run("a", rows))) == 3
     axes = drawn["accuracy.png"].axes[0]
     assert len(line(axes, "ticket").get_xdata()) == 2
-    assert axes.get_xlabel() == "weights remaining (%); not shown: 1 with none left"
+    assert axes.get_xlabel() == "prunable weights remaining (%); not shown: 1 with none left"
 
 
 def test_a_method_without_layers_or_scores_fails_nothing(make_run, row):
@@ -258,20 +343,20 @@ def test_a_method_without_layers_or_scores_fails_nothing(make_run, row):
 
 
 def test_a_configuration_of_almost_nothing_is_enough(make_run, row):
-    run = make_run("a", [row(0)])
+    run = make_run("a", [row(0), row(1)])
     some = "data: {name: d}, model: {_target_: a.b}, method: {_target_: c.d}, paths: {runs: r}"
     (run / "config.yaml").write_text(f"{{seed: 1, {some}}}\n")
     assert len(draw_study(run)) == 3
 
 
 def test_the_figures_folder_is_made(make_run, row):
-    run = make_run("a", [row(0)])
+    run = make_run("a", [row(0), row(1)])
     (run / "figures").rmdir()
     assert all(path.exists() for path in draw_study(run))
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(make_run, row, caplog):
-    run = make_run("a", [row(0)])
+    run = make_run("a", [row(0), row(1)])
     (run / "figures").rmdir()
     (run / "figures").write_text("in the way")
     assert draw_study(run) == []
@@ -282,7 +367,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(make_run, row, caplog):
 
 
 def test_a_failure_leaves_no_half_figure(make_run, row, monkeypatch, caplog):
-    run = make_run("a", [row(0)])
+    run = make_run("a", [row(0), row(1), row(2)])
     monkeypatch.setattr(density, "density_axis", lambda *_: 1 / 0)
     draw_study(run)
     assert [path.name for path in (run / "figures").iterdir()] == ["layer_density.png"]
@@ -328,7 +413,8 @@ def test_seeds_are_averaged_in_a_band_from_lowest_to_highest(make_run, row, draw
 
 def test_the_title_over_seeds_names_none(make_run, row, drawn, tmp_path):
     drawn_over(seeds_of(make_run, row), tmp_path)
-    assert drawn["accuracy.png"].get_suptitle() == "LeNet-300-100 on MNIST, IMP, reset to init"
+    title = "Test accuracy (%) against weights remaining (%)\nLeNet-300-100 on MNIST, IMP, reset to init, 3 seeds"
+    assert drawn["accuracy.png"].get_suptitle() == title
 
 
 def test_one_seed_says_so(make_run, row, drawn, tmp_path):
@@ -364,7 +450,7 @@ def test_labels_of_a_geometric_ladder_are_evenly_spaced():
     assert spaced([1.0], 0.0148) == [1.0]
 
 
-@pytest.mark.parametrize("depth", [2, 17, 30, 60])
+@pytest.mark.parametrize("depth", [3, 17, 30, 60])
 def test_tick_labels_do_not_touch(make_run, row, drawn, depth):
     draw_study(make_run("a", [row(k) for k in range(depth)]))
     boxes = [label.get_window_extent() for label in drawn["accuracy.png"].axes[0].get_xticklabels()]
@@ -423,7 +509,7 @@ def test_curves_in_a_figure_look_different_and_a_control_always_the_same():
 def test_a_long_title_stays_inside_the_figure(make_run, row, drawn):
     data = {"name": "a_data_set_of_our_own_with_a_long_name", "limit": 10_000}
     model = {"_target_": "lottery.models.zoo.from_timm", "name": "vit_small_patch16_224.augreg_in21k_ft_in1k"}
-    draw_study(make_run("a", [row(0)], data=data, model=model))
+    draw_study(make_run("a", [row(0), row(1)], data=data, model=model))
     figure = drawn["accuracy.png"]
     assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
 

@@ -58,7 +58,7 @@ def test_what_is_shown_holds_the_end_of_every_curve(table):
 
 def test_it_is_written(table, tmp_path):
     paths = training(table, tmp_path / "curves")
-    assert [path.name for path in paths] == ["curves.png", "curves.svg"]
+    assert [path.name for path in paths] == ["curves.png", "curves.svg", "curves.pdf"]
     assert all(path.stat().st_size > 1000 for path in paths)
     only = training(table, tmp_path / "loss", split="train", rounds=[2], controls=())
     assert all(path.exists() for path in only)

@@ -36,7 +36,7 @@ RESNET = ["model=resnet20", "model.depth=14", "model.width=8"]
 
 @pytest.mark.parametrize(
     ("depth", "shortcut", "expected"),
-    # Specs, methods.md 6: ResNet-32 by either shortcut; of ResNet-56 the share of a block (3.75 %) fits Table 4.
+    # docs/methods/layers.md: ResNet-32 by either shortcut; of ResNet-56 the share of a block (3.75 %) fits Table 4.
     [(32, "projection", 69_124_736), (32, "pad", 68_862_592), (56, "projection", 69_124_736 + 12 * 4_718_592)],
 )
 def test_multiply_adds_of_residual_networks(depth: int, shortcut: str, expected: int) -> None:

@@ -37,7 +37,7 @@ def test_config_is_complete_valid_and_documented(name, read_options):
 
 
 @pytest.mark.parametrize(
-    ("name", "validation", "augmented"),  # validation: LTH's splits (methods.md 1)
+    ("name", "validation", "augmented"),  # validation: LTH's splits (Frankle and Carbin 2019)
     [
         ("mnist", 5000, False),
         ("fashion_mnist", 5000, False),

@@ -222,7 +222,7 @@ def test_configs_give_the_published_mean_and_deviation(name, real):
 
 @pytest.mark.data
 def test_splits_of_the_papers(real):
-    """MNIST 55K/5K/10K and CIFAR-10 45K/5K/10K (Frankle and Carbin 2019; methods.md 1)."""
+    """MNIST 55K/5K/10K and CIFAR-10 45K/5K/10K (Frankle and Carbin 2019)."""
     assert real("mnist").sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
     assert real("cifar10").sizes == {"train": 45_000, "validation": 5_000, "test": 10_000}
 

@@ -9,8 +9,10 @@ import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from browser_tools import browsing, chromium
 from page_tools import DOCS, ROOT
 
 NEEDED = ("mkdocs", "material", "mkdocstrings")
@@ -89,6 +91,28 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
             )
     for path in site.rglob("*.css"):
         assert not re.search(r"@import|url\(\s*[\"']?(https?:)?//", path.read_text()), path.name
+
+
+@pytest.mark.timeout(180)
+def test_the_search_works_from_the_disk(site: Path) -> None:
+    """In a browser, without a server: what is typed is found, and nothing is complained of."""
+    program = chromium()
+    if program is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with browsing(program) as page:
+        for start in ("index.html", "methods/imp.html"):
+            page.complaints.clear()
+            page.call("Page.navigate", url=(site / start).as_uri())
+            page.wait(
+                "!!document.querySelector('[data-md-component=search-query]') && document.readyState === 'complete'"
+            )
+            page.run("document.querySelector('[data-md-component=search-query]').focus()")
+            page.call("Input.insertText", text="jackpots")
+            page.wait("document.querySelectorAll('.md-search-result__link').length > 0")
+            found = page.run("[...document.querySelectorAll('.md-search-result__link')].map(link => link.href)")
+            assert any(urlsplit(address).path == (site / "methods" / "jackpots.html").as_posix() for address in found)
+            assert page.complaints == []
+        assert {urlsplit(address).scheme for address in page.requests} <= {"file", "data", "blob", "about"}
 
 
 def test_links_lead_somewhere(site: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from page_tools import DOCS, PROGRAM, Command, blocks, commands, inline_code
+from page_tools import DOCS, PROGRAM, ROOT, Command, blocks, commands, inline_code
 
 from lottery.__main__ import COMMANDS, main
 from lottery.arguments import Arguments
@@ -176,3 +176,16 @@ def test_options_named_in_the_text_exist(page: Path, known_keys: set[str]) -> No
         if DOTTED.fullmatch(code) and code.partition(".")[0] in PARTS and not code.endswith(FILES):
             wrong += [] if code in known_keys else [code]
     assert not wrong
+
+
+def test_a_page_that_is_cited_exists() -> None:
+    """In docstrings, comments and configurations."""
+    cited = {
+        (path, page)
+        for folder in ("lottery", "conf", "tests", "benchmarks", "notebooks", "experiments")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".yaml", ".md")
+        for page in re.findall(r"(?<![\w/.-])((?:docs/[\w/-]+|methods)\.md)", path.read_text(encoding="utf-8"))
+    }
+    assert len(cited) > 20
+    assert {(path, page) for path, page in cited if not (ROOT / page).is_file()} == set()

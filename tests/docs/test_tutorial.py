@@ -47,5 +47,5 @@ def test_code_that_reads_run_folders(page: str, two_seeds: Path) -> None:
     with in_folder(two_seeds):
         run(DOCS / f"{page}.md", shortened)
     if page == "analysis":
-        assert {path.suffix for path in two_seeds.glob("accuracy_published.*")} == {".png", ".svg"}
+        assert {path.suffix for path in two_seeds.glob("accuracy_published.*")} == {".png", ".svg", ".pdf"}
         assert (two_seeds / "report.html").exists()

@@ -1,4 +1,4 @@
-"""`export`: from a run folder to a smaller network, an ONNX file, and back (methods.md 7.7)."""
+"""`export`: from a run folder to a smaller network, an ONNX file, and back (docs/methods/layers.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left of a network, by closed form; and networks with attention and concatenation (methods.md 7.7)."""
+"""What is left of a network, by closed form; and networks with attention and concatenation (docs/methods/layers.md)."""
 
 from __future__ import annotations
 

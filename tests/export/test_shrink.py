@@ -1,4 +1,4 @@
-"""Cutting out dead channels changes no logit, and cuts what it should (methods.md 7.7)."""
+"""Cutting out dead channels changes no logit, and cuts what it should (docs/methods/layers.md)."""
 
 from __future__ import annotations
 

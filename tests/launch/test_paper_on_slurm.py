@@ -37,7 +37,8 @@ def test_a_job_a_study_and_then_the_figures(slurm: Slurm, tmp_path: Path) -> Non
     assert len({job.job for job in jobs}) == 2
     assert all(json.loads((study / "status.json").read_text())["state"] == "done" for study in studies)
     figures = tmp_path / "runs" / "papers" / "tiny" / "smoke" / "figures"
-    assert sorted(made.name for made in figures.iterdir()) == ["accuracy.png", "accuracy.svg", "summary.csv"]
+    drawn = [f"accuracy.{kind}" for kind in ("pdf", "png", "svg")]
+    assert sorted(made.name for made in figures.iterdir()) == [*drawn, "summary.csv"]
     assert "2 studies, 0 of them done" in out
     again = slurm.lottery(*asked, *settings, cwd=tmp_path)
     assert "2 studies, 2 of them done" in again

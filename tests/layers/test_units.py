@@ -31,7 +31,7 @@ from lottery.state import state_digest
 
 SHAPE = (3, 32, 32)
 IMAGES = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
-BLOCK = 4_718_592  # multiply-adds of each identity block of a CIFAR ResNet on 32x32 (shared/specs/methods.md, T6.3)
+BLOCK = 4_718_592  # multiply-adds of each identity block of a CIFAR ResNet on 32x32 (docs/methods/layers.md)
 
 
 def small(depth: int = 20, shortcut: str = "projection", width: int = 16) -> nn.Module:
@@ -97,7 +97,7 @@ def silent(network: nn.Module, units: list[Unit]) -> nn.Module:
 @pytest.mark.parametrize("shortcut", ["projection", "pad"])
 @pytest.mark.parametrize(("depth", "removable"), [(20, 7), (32, 13), (56, 25), (110, 52)])
 def test_cifar_resnets_have_3n_blocks_less_the_two_transitions(depth: int, removable: int, shortcut: str) -> None:
-    """shared/specs/methods.md section 6: 13 of ResNet-32, 25 of ResNet-56; T6.4: never a transition."""
+    """docs/methods/layers.md: 13 of ResNet-32, 25 of ResNet-56; never a transition."""
     n = (depth - 2) // 6
     blocks = [f"stages.{stage}.{block}" for stage in range(3) for block in range(n)]
     expected = [name for name in blocks if name not in ("stages.1.0", "stages.2.0")]

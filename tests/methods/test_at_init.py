@@ -1,4 +1,4 @@
-"""Masks at initialisation, random or scored, as rounds over the lab (specs/methods.md 3; T3.5, T3.7, T3.8)."""
+"""Masks at initialisation, random or scored, as rounds over the lab (docs/methods/pai.md, random.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning as rounds over the lab (specs/methods.md 1 and 2; tests T1.1, T1.2, T1.4)."""
+"""Iterative magnitude pruning as rounds over the lab (docs/methods/imp.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instability analysis: IMP from several rewind points of one dense run (Frankle et al. 2020; methods.md 2.3)."""
+"""The instability analysis: IMP from several rewind points of one dense run (Frankle et al. 2020)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer and filter tickets as rounds over the lab (specs/methods.md 6; T6.2, T6.3, T6.5, T6.7)."""
+"""Layer and filter tickets as rounds over the lab (docs/methods/layers.md)."""
 
 from __future__ import annotations
 

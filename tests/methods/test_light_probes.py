@@ -1,4 +1,4 @@
-"""The cheap probes against closed forms (specs/methods.md 2.2, test T2.6)."""
+"""The cheap probes against closed forms (docs/methods/stability.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three-regime view: density against when the dense training stops (methods.md 7.6)."""
+"""The three-regime view: density against when the dense training stops (docs/methods/stability.md)."""
 
 from __future__ import annotations
 

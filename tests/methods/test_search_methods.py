@@ -1,4 +1,4 @@
-"""BiP, jackpots and edge-popup as rounds, and what they leave in the run folder (specs/methods.md 4, 5, 7.7)."""
+"""BiP, jackpots and edge-popup as rounds, and what they leave in the run folder (docs/methods/)."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_runs_what_is_missing_then_draws(tmp_path: Path, on_batch: list[Callable
     assert "2 studies, 0 of them done" in outcome.out
     figures = Path("runs/papers/tiny/smoke/figures")
     printed = [Path(line) for line in outcome.out.splitlines()[-3:]]
-    assert printed == [figures / "accuracy.png", figures / "accuracy.svg", figures / "summary.csv"]
+    assert printed == [*(figures / f"accuracy.{kind}" for kind in ("png", "svg", "pdf")), figures / "summary.csv"]
     rows = list(csv.DictReader((figures / "summary.csv").open()))
     assert [(row["round"], row["control"], row["n"]) for row in rows] == [
         ("0", "", "2"),
@@ -103,7 +103,7 @@ def test_the_table_has_the_rows_of_each_block(tmp_path: Path) -> None:
     assert rows.groupby(["block", "label"]).size().to_dict() == {("imp", "IMP"): 6, ("same", "the same"): 6}
     assert str(folder) in set(rows["run"])
     drawn = draw(paper, rows, tmp_path / "drawn")
-    assert [each.name for each in drawn] == ["accuracy.png", "accuracy.svg", "summary.csv"]
+    assert [each.name for each in drawn] == ["accuracy.png", "accuracy.svg", "accuracy.pdf", "summary.csv"]
     assert paper.published("accuracy") == FIGURE["published"]
 
 

@@ -1,4 +1,4 @@
-"""Likelihood, Brier score and calibration against closed forms and against torchmetrics (specs/methods.md 3.2)."""
+"""Likelihood, Brier score and calibration against closed forms and against torchmetrics (docs/methods/random.md)."""
 
 from __future__ import annotations
 

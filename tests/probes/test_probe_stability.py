@@ -1,4 +1,4 @@
-"""Stability to pruning and data order, connectivity, features, curvature: through stages (methods.md 2.2, 2.3, 7.6)."""
+"""Stability to pruning and data order, connectivity, features, curvature: through stages (methods/stability.md)."""
 
 from __future__ import annotations
 

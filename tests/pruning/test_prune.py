@@ -166,7 +166,7 @@ def test_rates_by_pattern_first_match_wins() -> None:
     assert still.layer_kept["output.weight"] == 100
 
 
-# How many of n distinct kept scores go at rate p: derived by hand from table 0.3 of shared/specs/methods.md. Exact
+# How many of n distinct kept scores go at rate p: derived by hand from the papers' rules (`method.count`). Exact
 # arithmetic: n = 1000, p = 1/4 (all positions whole) and n = 999 (none is).
 @pytest.mark.parametrize(
     ("count", "whole", "odd"),

@@ -1,4 +1,4 @@
-"""The inverted control: as many weights in each layer, those that go first (methods.md 3.4, T3.7)."""
+"""The inverted control: as many weights in each layer, those that go first (Frankle et al. 2021)."""
 
 from __future__ import annotations
 

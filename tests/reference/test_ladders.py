@@ -1,6 +1,6 @@
 """The density ladders of iterative pruning, counted by pruning, against the published and the closed-form numbers.
 
-Numbers: shared/specs/methods.md, 0.1 (ResNet-20) and T1.3, computed there in float64 from the formulas; the
+Numbers: computed in float64 from the formulas of docs/methods/imp.md; the
 densities are those that Frankle & Carbin 2019 (LTH) print on their x-axes. Only the counts matter, so the scores are
 random and the shapes are written out here.
 """

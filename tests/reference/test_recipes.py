@@ -1,7 +1,7 @@
 """What the presets ask for, against the papers' tables; and the losses of each recipe's first 20 steps.
 
-Numbers: shared/specs/methods.md, sections 0.1, 0.2, 1, 2.1 and 2.4 (there with their sources); the counts of weights
-are taken from networks that are really built. Golden losses (golden.json beside this file) guard the training itself:
+Numbers: of the papers that conf/exp/*.yaml name; the counts of weights are taken from networks that are really built.
+Golden losses (golden.json beside this file) guard the training itself:
 a change of code that moves them has changed every result. If it is meant to, raise VERSION in lottery/stages/train.py
 and write them anew, then look at the difference before it is committed:
 

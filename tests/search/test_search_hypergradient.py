@@ -175,7 +175,7 @@ def test_true_hyper_gradient_by_finite_differences(gamma: float) -> None:
 
 
 def test_the_estimate_is_the_better_the_larger_gamma() -> None:
-    """methods.md section 4: leaving the Hessian out costs a relative error of order 1/γ, and keeps the direction.
+    """docs/methods/bip.md: leaving the Hessian out costs a relative error of order 1/γ, and keeps the direction.
 
     Medians of 20 random problems; the errors and cosines there are of another one, so these are bounds of our own.
     """

@@ -32,7 +32,7 @@ def situations(draw: st.DrawFn) -> tuple[Tensor, Tensor, float, float]:
 
 
 def as_written(scores: Tensor, mask: Tensor, share: float) -> tuple[list[bool], int]:
-    """The mask after the swap by methods.md 5.5 over the order (score, index), and c."""
+    """The mask after the swap of docs/methods/jackpots.md over the order (score, index), and c."""
     ranked = sorted(range(len(scores)), key=lambda i: (scores[i].item(), i))
     place = {i: at for at, i in enumerate(ranked)}
     kept = mask.bool().tolist()

@@ -77,7 +77,7 @@ def test_unrelated_features_are_at_zero_but_for_the_biased_form() -> None:
 
 
 def test_of_many_images_both_forms_agree() -> None:
-    """So thresholds that were read off biased values (methods.md 7.6) hold for ours."""
+    """So thresholds that were read off biased values (docs/methods/stability.md) hold for ours."""
     x = normal(2000, 10)
     y = x + 0.3 * normal(2000, 10, seed=1)
     assert cka(x, y, 250) == pytest.approx(biased_cka(x, y), abs=2e-3)

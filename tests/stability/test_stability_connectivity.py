@@ -1,4 +1,4 @@
-"""Barriers: closed forms of methods.md 2.3 (T2.4, T2.7), brute force, batch normalisation, long paths."""
+"""Barriers: closed forms, brute force, batch normalisation, long paths."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_recomputed_statistics_are_those_of_update_bn() -> None:
 
 
 def test_recomputing_changes_the_barrier() -> None:
-    """The two ways must not be compared (methods.md 2.3)."""
+    """The two ways must not be compared (docs/methods/stability.md)."""
     ends = [network(seed).state_dict() for seed in (0, 1)]
     shell = network(2)
 

@@ -84,7 +84,7 @@ def test_other_networks_are_refused() -> None:
         distance({"w": np.ones(2)}, {"w": torch.ones(3)}, KEPT)
 
 
-# -- PQ index (methods.md 7.3: values computed there from the formula) ------------------------------------------------
+# -- PQ index (Diao et al. 2023: values computed from the formula) ------------------------------------------------
 
 
 @pytest.mark.parametrize(("p", "q", "index", "one_hot"), [(0.5, 1, 0.75, 0.99), (1, 2, 0.5, 0.90)])

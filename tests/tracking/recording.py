@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lottery.tracking.items import Artifact, Image, Item, Metrics, RunInfo
+from lottery.tracking.items import Artifact, Image, Item, Metrics, RunInfo, Table
 from lottery.tracking.wandb_log import Recorded
 
 MEGABYTE = 1 << 20
@@ -28,6 +28,7 @@ class Service:
     rows: list[dict[str, Any]] = field(default_factory=list)
     images: list[tuple[str, bytes]] = field(default_factory=list)
     masks: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)  # artifact, alias, metadata
+    tables: list[Table] = field(default_factory=list)
     items: set[str] = field(default_factory=set)
     runs: list[RunInfo] = field(default_factory=list)
     summary: dict[str, float] = field(default_factory=dict)
@@ -71,6 +72,8 @@ class RecordingSink:
             self.metrics(item.figures)
         elif isinstance(item, Image):
             self.image(item.key, item.path)
+        elif isinstance(item, Table):
+            self.table(item)
         else:
             self.artifact(item, item.metadata())
 
@@ -93,6 +96,15 @@ class RecordingSink:
             raise Refused(f"{path}: not an image")
         self.service.images.append((key, data))
         self.service.items.add(Image(key, path, hashlib.sha256(data).hexdigest()).id)
+
+    def table(self, table: Table) -> None:
+        self._be("open", "open")
+        if any(len(row) != len(table.columns) for row in table.rows):
+            raise Refused("a row has a value for each column")
+        if any(not isinstance(value, str | int | float | None) for row in table.rows for value in row):
+            raise Refused("a value of a table is a number, a text or nothing")
+        self.service.tables.append(table)
+        self.service.items.add(table.id)
 
     def artifact(self, mask: Artifact, metadata: dict[str, Any]) -> None:
         self._be("open", "open")

@@ -11,12 +11,15 @@ import pytest
 from recording import RecordingSink, Refused, Service
 
 from lottery.config import Config, Tracker
-from lottery.tracking.items import Artifact, Metrics, RunInfo, round_row
+from lottery.figures.study import ALWAYS, INSTEAD, LADDER
+from lottery.record.names import SEARCH_COLUMNS
+from lottery.tracking.items import MORE, Artifact, Metrics, RunInfo, curve_rows, round_row, search_rows
 from lottery.tracking.mirror import Mirror
 
 KEY = "0123456789ab"
 YAML = "name: imp\nseed: 3\ndata: {name: mnist1d}\nmodel: {_target_: a.mlp}\nmethod: {_target_: b.IMP}\n"
-INFO = RunInfo(KEY, f"imp ({KEY})", "imp", ["mnist1d"], {"name": "imp"})
+INFO = RunInfo(KEY, f"imp ({KEY})", "imp", "imp", ["mnist1d"], {"name": "imp"})
+HIDDEN = {"round", "curve/total_step", "curve/step", "curve/round", "search/step"}  # axes, hidden in wandb.py
 PNG = b"\x89PNG\r\n"
 
 
@@ -44,6 +47,7 @@ def test_a_study_cut_short_anywhere_and_run_again_is_recorded_as_if_it_had_not_b
         run(study, RecordingSink(service), range(3))
         assert (service.rows, service.masks, service.images) == (whole.rows, whole.masks, whole.images)
         assert (service.summary, service.exit_code) == (whole.summary, 0)
+        assert service.tables[-1] == whole.tables[-1]
         assert [info.key for info in service.runs] == [KEY, KEY]
 
 
@@ -107,7 +111,7 @@ def test_a_service_that_drops_rows_without_a_word_is_told_of(study: Any, warning
     run(study, Dropping(Service()), range(2))
     (warning,) = warnings_of()
     assert "the recording failed" in warning
-    assert "4 of 19 entries are not on its record" in warning
+    assert "4 of 20 entries are not on its record" in warning
 
 
 @pytest.mark.parametrize("call", ["recorded", "open", "metrics", "image", "artifact", "summary", "close"])
@@ -199,6 +203,63 @@ def test_the_recording_refuses_what_comes_after_the_end(call: str) -> None:
 def test_a_figure_for_each_layer_has_a_name_of_its_own(study: Any) -> None:
     """W&B would draw nothing of a mapping; what was not measured is left out."""
     row = round_row(study.row(1) | {"probe/pq_layers": {"fc1.weight": 0.5, "fc2.weight": None}})
-    assert row["round/probe/pq_layers/fc1.weight"] == 0.5
+    assert row["more/round/probe/pq_layers/fc1.weight"] == 0.5
     assert not any("fc2" in key for key in row if "pq_layers" in key)
-    assert "round/probe/pq_layers" not in row
+    assert "more/round/probe/pq_layers" not in row
+
+
+def test_points_are_recorded_as_they_come_and_once(study: Any) -> None:
+    """A curve sent while its training goes on, or before it was cut short, is not sent again with its round."""
+    whole, service = Service(), Service()
+    run(study, RecordingSink(whole), range(3))
+    for rounds in (1, 3):
+        mirror = Mirror(Config(name="imp", seed=3, tracker=Tracker()), KEY, study.folder, RecordingSink(service))
+        mirror.start(YAML)
+        trainings = [(index, control) for index in range(rounds) for control in (None, "random")]
+        for index, control in trainings:
+            curve = study.curve(index)
+            for step in (0, 10, 20):
+                points = [point for point in curve if point[0] == step]
+                mirror.points({"round": index, "control": control, "copy": 0}, points)
+                if rounds == 1 and control and step == 10:  # cut short in this training
+                    assert service.rows[-1]["more/curve/control/random-0/val_loss"] == points[-1][2]
+                    break
+            else:
+                mirror.round(study.row(index, control), curve, study.mask_path(index))
+        mirror.close("failed")
+    key = lambda row: sorted(row.items())  # noqa: E731
+    assert sorted(service.rows, key=key) == sorted(whole.rows, key=key)
+
+
+def test_at_most_30_charts_are_drawn_by_default(study: Any) -> None:
+    """With every control in three copies, probes, a search, and a network of many layers."""
+    layers = {f"blocks.{k}.weight": 0.5 for k in range(100)}
+    probes = {f"probe/{k}": 0.5 for k in range(30)} | {"probe/layers": layers}
+    rows = [study.row(1, layer_density=layers, **probes)]
+    rows += [study.row(1, kind, k, **probes) for kind in ("reinit", "random", "shuffle", "invert") for k in range(3)]
+    (study.folder / "search.csv").write_text(f"round,{','.join(SEARCH_COLUMNS)},score_bin_01\n1{',1' * 9}\n")
+    keys = {key for row in rows for key in round_row(row) | curve_rows(row, study.curve(1), 0)[1]}
+    keys |= {key for row in search_rows(study.folder, 1) for key in row}
+    drawn = {key for key in keys if not key.startswith(MORE)} - HIDDEN
+    figures = {*LADDER, *INSTEAD, *ALWAYS} - {"regimes"}  # images; a study has one figure of INSTEAD at most
+    assert len(drawn | figures | {"rounds"}) <= 30
+    assert {"round/test_accuracy", "round/control/invert-0/test_accuracy", "curve/val_loss"} <= drawn
+    assert len(keys) > 400
+
+
+def test_controls_have_the_density_at_which_their_accuracy_is_drawn(study: Any) -> None:
+    row = round_row(study.row(1, "invert", density=0.7))
+    assert (row["round/density"], row["round/control/invert-0/test_accuracy"]) == (0.7, pytest.approx(0.4))
+
+
+def test_the_table_has_a_row_for_each_row_of_the_study(study: Any) -> None:
+    service = Service()
+    run(study, RecordingSink(service), range(2))
+    (table,) = service.tables
+    found = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [(row["round"], row["control"], row["density"]) for row in found] == [
+        (0, None, study.masks[0].density), (0, "random", study.masks[0].density),
+        (1, None, study.masks[1].density), (1, "random", study.masks[1].density),
+    ]  # fmt: skip
+    assert found[2]["test_accuracy"] == pytest.approx(0.7)
+    assert found[2]["probe/overlap"] == 0.5

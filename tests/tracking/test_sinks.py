@@ -17,15 +17,18 @@ from recording import RecordingSink, Service
 
 from lottery.config import Tracker
 from lottery.files import file_digest
-from lottery.tracking.items import Artifact, Image, Metrics, RunInfo
+from lottery.tracking.items import Artifact, Image, Metrics, RunInfo, Table
 
 KEY = "0123456789ab"
-INFO = RunInfo(KEY, f"imp seed 3 ({KEY})", "imp", ["mnist1d"], {"name": "imp", "seed": 3, "model": {"hidden": [8]}})
+INFO = RunInfo(
+    KEY, f"imp seed 3 ({KEY})", "imp", "imp", ["mnist1d"], {"name": "imp", "seed": 3, "model": {"hidden": [8]}}
+)
 ROWS = [
     {"round": 0, "round/test_accuracy": 1 / 3, "round/density": 1.0},
     {"curve/total_step": 10, "curve/val_loss": 1e-7 / 3},
     {"round": 1, "round/kept": 25_000_000, "round/probe/x": float("nan"), "round/probe/y": float("inf")},
 ]
+TABLE = Table("rounds", ["round", "control", "test_accuracy"], [[0, None, 0.9], [1, "reinit", None]])
 Found = dict[str, Any]
 
 
@@ -40,7 +43,9 @@ class Recorded:
 
     def read(self) -> Found:
         masks = [(alias, metadata["digest"]) for _, alias, metadata in self.service.masks]
-        return {"rows": self.service.rows, "images": [key for key, _ in self.service.images], "masks": masks}
+        tables = [(table.key, len(table.rows), len(table.columns)) for table in self.service.tables]
+        images = [key for key, _ in self.service.images]
+        return {"rows": self.service.rows, "images": images, "masks": masks, "tables": tables}
 
 
 class Wandb:
@@ -55,7 +60,7 @@ class Wandb:
         return WandbSink(Tracker(mode="offline"), KEY, self.folder)
 
     def read(self) -> Found:
-        found: Found = {"rows": [], "images": [], "masks": []}
+        found: Found = {"rows": [], "images": [], "masks": [], "tables": []}
         for path in sorted(self.folder.glob("offline-run-*/*.wandb")):
             command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
             for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
@@ -64,8 +69,10 @@ class Wandb:
                     row = {k: v for k, v in record["history"]["item"].items() if k[0] != "_"}
                     images = [key.removesuffix("._type") for key, value in row.items() if value == "image-file"]
                     found["images"] += images
-                    found["rows"] += [row] if not images else []
-                elif record["type"] == "artifact":
+                    tables = [key.removesuffix("._type") for key, value in row.items() if value == "table-file"]
+                    found["tables"] += [(key, row[f"{key}.nrows"], row[f"{key}.ncols"]) for key in tables]
+                    found["rows"] += [row] if not images and not tables else []
+                elif record["type"] == "artifact" and record["artifact"]["type"] == "mask":
                     (alias,) = (alias for alias in record["artifact"]["aliases"] if alias != "latest")
                     found["masks"].append((alias, json.loads(record["artifact"]["metadata"])["digest"]))
         return found
@@ -98,6 +105,7 @@ def record(sink: Any, study: Any, rows: list[dict[str, float]], part: list[Artif
         sink.take(mask)
     if figure:
         sink.take(Image(f"figure/{figure.stem}", figure, file_digest(figure)))
+        sink.take(TABLE)
     sink.summary({"best_test_accuracy": 0.5})
     sink.close(0 if figure else 1)
 
@@ -127,10 +135,11 @@ def test_what_is_handed_over_is_on_record_and_known_to_the_next_process(service:
     known = third.recorded()
     third.leave(10.0)
     image = Image("figure/accuracy", figure, file_digest(figure))
-    assert known.items >= {image.id, *(Metrics(row).id for row in ROWS), *(mask.id for mask in all_masks)}
+    assert known.items >= {image.id, TABLE.id, *(Metrics(row).id for row in ROWS), *(mask.id for mask in all_masks)}
     found = service.read()
     assert same(found["rows"], ROWS)
     assert found["images"] == ["figure/accuracy"]
+    assert found["tables"] == [("rounds", 2, 3)]
     assert found["masks"] == [(f"round-00{k}", study.masks[k].digest) for k in range(3)]
 
 

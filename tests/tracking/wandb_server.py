@@ -46,6 +46,9 @@ class Server:
     inputs: list[tuple[str, str]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)  # operations that fail
+    sweep: Json = field(default_factory=dict)  # the configuration of the only sweep
+    trials: list[Json] = field(default_factory=list)  # that its agent is still to start
+    swept: dict[str, str] = field(default_factory=dict)  # run -> its sweep
     asked: list[str] = field(default_factory=list)  # operations, in order
     unknown: list[str] = field(default_factory=list)
 
@@ -77,8 +80,10 @@ class Server:
             bucket = {"id": name, "name": name, "tags": [], **tail, **counts, **texts}
         return {"model": {"id": project, "name": project, "entity": {"id": "me", "name": "me"}, "bucket": bucket}}
 
-    def UpsertBucket(self, name: str, project: str | None = None, **_: Any) -> Json:
+    def UpsertBucket(self, name: str, project: str | None = None, sweep: str | None = None, **_: Any) -> Json:
         new = name not in self.rows
+        if sweep:
+            self.swept[name] = sweep
         rows = self.rows.setdefault(name, [])
         texts = {"displayName": "", "description": "", "config": "{}", "sweepName": ""}
         bucket = {"id": name, "name": name, "project": self._project(project), "historyLineCount": len(rows), **texts}
@@ -104,6 +109,19 @@ class Server:
         facts = {"id": name, "name": name, "projectId": "1", "tags": [], "state": "finished", "readOnly": False}
         facts |= {"sweepName": None, "commit": None, "historyKeys": None, "createdAt": TIME, "heartbeatAt": TIME}
         return {"project": {"run": facts | texts | jsons | {"historyLineCount": 0, "user": {"username": "me"}}}}
+
+    # -- sweeps -----------------------------------------------------------------------------------------------------
+
+    def SweepWithRuns(self, sweep: str, **_: Any) -> Json:
+        facts = {"id": sweep, "name": sweep, "method": "grid", "state": "RUNNING", "config": json.dumps(self.sweep)}
+        return {"project": {"sweep": facts | {"runs": {"edges": []}}}}
+
+    def CreateAgent(self, **_: Any) -> Json:
+        return {"createAgent": {"agent": {"id": "agent"}}}
+
+    def Heartbeat(self, runState: str, **_: Any) -> Json:
+        commands = [] if json.loads(runState) else [self.trials.pop(0) if self.trials else {"type": "exit"}]
+        return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
 
     # -- artifacts --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Pruned weights are exactly zero and without influence (specs/methods.md 0.4, test T0.3), whatever the optimizer."""
+"""Pruned weights are exactly zero and without influence (docs/methods/index.md), whatever the optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewinding, item by item (specs/methods.md 2.1 and 2.4; tests T1.2, T2.1, T2.3, T2.8)."""
+"""Rewinding, item by item (docs/methods/imp.md)."""
 
 from __future__ import annotations
 

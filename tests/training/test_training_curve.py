@@ -1,4 +1,4 @@
-"""What a training measures: the curve, the early-stop step (methods.md 1, test T1.8), losses that are no number."""
+"""What a training measures: the curve, the early-stop step (docs/methods/imp.md), losses that are no number."""
 
 from __future__ import annotations
 

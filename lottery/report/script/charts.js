@@ -1,7 +1,7 @@
 // The interactive charts, drawn by Plotly once it is unpacked; where that fails the static figures stay.
 
 const [MOST_NAMED, MOST_BANDS] = [12, 6]; // curves of a chart with a legend, and with bands
-const LOGARITHMIC = ["density", "density_weights"];
+const LOGARITHMIC = ["density"];
 const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const wrapped = (text) => safe(text.replace(isNarrow() ? /(.{24,34}) /g : /(.{90,110}) /g, "$1\n")).replace(/\n/g, "<br>");
 const seen = (colour) => (colour === "#000000" ? css("--text") : colour);
@@ -62,17 +62,18 @@ function densityAxis(values, words) {
   };
 }
 
-function lineTraces(line, name, look, x, y) {
+function lineTraces(chart, line, name, look, x, y) {
   const points = line.rounds
-    .map((round, k) => ({ round, x: line.x[x] && line.x[x][k], y: line.y[y] && line.y[y][k] }))
+    .map((round, k) => ({ round, density: line.x.density && line.x.density[k], x: line.x[x] && line.x[x][k], y: line.y[y] && line.y[y][k] }))
+    .filter((point) => point.round > 0 || !(x === "arm" || (chart.once && x !== "round"))) // dense is a level there
     .filter((point) => point.x != null && point.y && !(LOGARITHMIC.includes(x) && point.x <= 0))
     .sort((a, b) => a.x - b.x);
   if (!points.length) return [];
   const counts = points.map((point) => point.y[3]);
   const [few, many] = [Math.min(...counts), Math.max(...counts)];
   const group = name;
-  // Several rounds in one place, as of several rewind points at one density, are no line.
-  const joined = new Set(points.map((p) => p.x)).size === points.length;
+  // Several rounds in one place, as of several rewind points at one density, are no line. Nor are two studies that prune once.
+  const joined = new Set(points.map((p) => p.x)).size === points.length && points.length > (chart.once ? 2 : 1);
   const band = {
     x: [...points.map((p) => p.x), ...points.map((p) => p.x).reverse()],
     y: [...points.map((p) => p.y[1]), ...points.map((p) => p.y[2]).reverse()],
@@ -83,7 +84,7 @@ function lineTraces(line, name, look, x, y) {
     x: points.map((p) => p.x), y: points.map((p) => p.y[0]), mode: joined ? "lines+markers" : "markers", legendgroup: group,
     name: `${wrapped(name)} (n = ${few === many ? few : `${few}–${many}`})`,
     line: { color: look.colour, width: 2, dash: look.dash }, marker: { symbol: look.symbol, size: 7 },
-    customdata: points.map((p) => [p.round, percent(p.x), ...p.y.slice(1)]),
+    customdata: points.map((p) => [p.round, LOGARITHMIC.includes(x) || x === "arm" ? `${percent(p.density)} %` : p.x, ...p.y.slice(1)]),
     hovertemplate: `${safe(name)}<br>round %{customdata[0]}, at %{customdata[1]}<br>%{y:.5~g} (%{customdata[2]:.5~g} to %{customdata[3]:.5~g}, n = %{customdata[4]})<extra></extra>`,
   };
   return many > 1 && joined ? [band, main] : [main];
@@ -110,12 +111,14 @@ function drawRounds() {
   const chosen = shown($("rounds-what").value);
   const first = (key) => [...new Map(chosen.flatMap(({ chart }) => Object.entries(chart[key])))];
   fill($("rounds-y"), first("measures"));
-  fill($("rounds-x"), first("axes"));
+  const alone = chosen.length === 1 || chosen.every(({ chart }) => chart === chosen[0].chart);
+  fill($("rounds-x"), first("axes").filter(([key]) => key !== "arm" || alone));
   const [x, y] = [$("rounds-x").value, $("rounds-y").value];
-  const traces = chosen.flatMap(({ line, name, look }) => lineTraces(line, name, look, x, y));
+  const traces = chosen.flatMap(({ chart, line, name, look }) => lineTraces(chart, line, name, look, x, y));
   const words = new Map(first("axes")).get(x), title = { text: safe(new Map(first("measures")).get(y)) };
   const values = traces.flatMap((trace) => trace.x);
-  const xaxis = LOGARITHMIC.includes(x) ? densityAxis(values, words) : { title: { text: safe(words) } };
+  const arms = { tickvals: chosen.map((_, k) => k), ticktext: chosen.map(({ name }) => safe(name)), range: [-0.5, chosen.length - 0.5] };
+  const xaxis = LOGARITHMIC.includes(x) ? densityAxis(values, words) : { title: { text: safe(words) }, ...(x === "arm" ? arms : {}) };
   const made = layout(xaxis, { title });
   const dense = chosen.filter(({ line }) => line.ticket && line.y[y] && line.rounds[0] === 0 && line.y[y][0]);
   if (dense.length === 1 || new Set(dense.map(({ line }) => line.y[y][0][0])).size === 1) {
@@ -176,7 +179,7 @@ function drawTraining() {
   }));
   const title = { text: `${safe($("training-split").value)} ${key === "accuracy" ? "accuracy (%)" : "loss"}` };
   const made = layout({ title: { text: "step" } }, { title, ...bulk(lines.flatMap((line) => line[key]), key) });
-  made.legend = { title: { text: "round: weights" }, font: { size: 11 } };
+  made.legend = { title: { text: "round: prunable weights" }, font: { size: 11 } };
   made.showlegend = !isNarrow();
   return Plotly.react("training-chart", traces, made, config());
 }

@@ -39,7 +39,7 @@ function drawMasks() {
   bar.style.background = `linear-gradient(to right, ${VIRIDIS.join(",")})`;
   const from = low < 1 ? [`${percent(100 * low)} %`, bar] : [bar];
   if (low === 1) bar.style.background = shade(1);
-  $("masks-scale").replaceChildren(...from, "100 % kept; grey: empty layer; columns: round, weights remaining (%)");
+  $("masks-scale").replaceChildren(...from, "100 % kept; grey: empty layer; columns: round, prunable weights remaining (%)");
 }
 
 // Arrow keys in the heat map: one stop for Tab, as in any grid.
