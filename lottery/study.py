@@ -31,7 +31,7 @@ from lottery.stages.crew import Crew
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.stages.store import Store, environment
-from lottery.stages.trained import Trained
+from lottery.stages.trained import Moved, Trained
 from lottery.ticket import weights_digest
 from lottery.tracking.terminal import Terminal, done
 from lottery.tracking.trackers import StudyTracker, make_tracker
@@ -212,6 +212,8 @@ class Study:
             row |= {"search_steps": took["steps"], "search_batches": took["batches"]}
             row |= {"search_seconds": float(f"{took['seconds']:.3f}")}
             self.folder.add_search(row, round.search.result["log"], round.search.snapshots)
+        if isinstance(round.trained, Moved):
+            self.folder.add_snapshots(row, round.trained.snapshots)
         if round.units is not None:
             row |= {"removed_units": list(round.ticket.removed), "units": len(round.units)}
             self.folder.add_units(row, round.units)
@@ -245,16 +247,17 @@ class Study:
             "cached": round.cached,
             "mask_digest": mask.digest,
             "weights_digest": weights_digest(round.trained.state.tensors(), mask),
+            **round.trained.facts,
         }
 
     def details(self, round: Round, parent: str | None, bench: Bench) -> dict[str, Any]:
         """Return the details of a row: where its numbers come from."""
-        ticket, trained = round.ticket, round.trained
+        trained, ticket = round.trained, round.trained.ticket  # whose mask is the one at the start
         return {
             "curve": trained.result["curve"],
             "stages": round.stages | bench.used,
             "digests": {
-                "mask": ticket.mask.digest,
+                "mask": round.mask.digest,
                 "parent_mask": parent,
                 "start": ticket.state.digest,
                 "trained": trained.state.digest,
