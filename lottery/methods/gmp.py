@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lottery.errors import ConfigError
-from lottery.methods.moving import Moving
+from lottery.methods.moving import Sparse
 from lottery.methods.shows import Shows
 from lottery.moving.plan import cubic
 from lottery.ranges import FRACTION, one_of, option
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class GMP(Moving):
+class GMP(Sparse):
     """Gradual magnitude pruning from the density `initial` to `density`, by layer or all layers together."""
 
     initial: float = option(1.0, FRACTION)

@@ -7,13 +7,13 @@ weights, the smallest, go, and as many grow where the gradient is largest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lottery.methods.gmp import GMP, pruned
 from lottery.methods.set import SHARE, exchanged
 from lottery.methods.shows import Shows
 from lottery.moving.plan import DECAYS, cubic
-from lottery.ranges import FRACTION, chosen, one_of, option
+from lottery.ranges import FRACTION, one_of, option
 
 if TYPE_CHECKING:
     from lottery.training.moving import MovingTraining
@@ -24,7 +24,6 @@ class GraNet(GMP):
     """GraNet from the density `initial` (1: from a dense network) to `density`."""
 
     initial: float = option(0.5, FRACTION)
-    allocation: Any = option(None, chosen("allocation"))
     scope: str = option("global", one_of("layer", "global"))
     share: float = option(0.5, SHARE)
     decay: str = option("cosine", one_of(*DECAYS))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lottery.errors import ConfigError
-from lottery.methods.set import SET, exchanged
+from lottery.methods.set import Exchanging, chance, exchanged
 from lottery.methods.shows import Shows
 from lottery.ranges import number, one_of, option
 
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class MEST(SET):
+class MEST(Exchanging):
     """MEST. stages: shares of the training at which the next of `shares` holds; shares: of the kept weights."""
 
     variant: str = option("em", one_of("em", "em_s"))
     gradient: float = option(0.01, number(0))  # λ
     stages: list[float] = option([0.5625, 0.75], lambda key, got: None)
     shares: list[float] = option([0.2, 0.1, 0.0], lambda key, got: None)
-    grow: str = option("random", one_of("random"))
 
     shows: ClassVar = Shows("MEST", title="MEST, {allocation}", needs="none")
 
@@ -56,7 +55,8 @@ class MEST(SET):
         from lottery.moving.exchange import with_highest, without_lowest
 
         slopes = [np.abs(gradient) for gradient in run.gradients()]
-        gains = self.gains(run, step)
+        run.optimize()
+        gains = chance(run, step)
         scores = [w + self.gradient * g for w, g in zip(run.magnitudes(), slopes, strict=True)]
         share = self.share_at(1.0 if step == run.plan.end else step / run.plan.total)
         kept = run.kept()

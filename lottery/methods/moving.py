@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lottery.errors import ConfigError
-from lottery.ranges import FRACTION, Checked, length, number, option
+from lottery.ranges import FRACTION, Checked, chosen, length, number, option
 from lottery.stages.round import Round
 
 if TYPE_CHECKING:
@@ -20,19 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Moving(Checked):
-    """A training whose mask moves; one round beside the dense one.
+    """A training whose mask moves; one round beside the dense one. It starts dense, and its plan is the whole training.
 
     The round's ticket is the mask at the end with the weights that `rewind` says, so that controls retrain it, as a
     static mask: controls.static=1 with these weights, controls.reinit=1 with new ones.
     """
 
-    density: float = option(0.1, FRACTION)  # at the end
-    every: str = option("100it", length)  # between two moves
-    begin: float = option(0.0, number(0, 1))  # of the training
-    end: float = option(0.75, number(0, 1, above=True))  # of the training; the mask is static afterwards
-    allocation: Any = None  # layer densities of the mask at the start; null: as the method has it
     snapshots: str | None = None  # keep the mask every so often; null: only the last
 
+    every: ClassVar[str] = "1it"
+    begin: ClassVar[float] = 0.0
+    end: ClassVar[float] = 1.0
     rounds: ClassVar = 1
     revision: ClassVar = 0  # raised when the numerics of this method alone change
 
@@ -42,21 +40,10 @@ class Moving(Checked):
         if lab.config.controls.invert:
             expected = "0: weights come and go, so that none are first to go"
             raise ConfigError.of("controls.invert", lab.config.controls.invert, expected)
-        start = self.start_density
-        if self.allocation is not None and start < 1:
-            lab.check_counts(self.allocation, start)
-
-    @property
-    def start_density(self) -> float:
-        """The density of the mask at the start."""
-        return self.density
 
     def start(self, lab: Lab) -> Mask:
-        """Return the mask at the start: dense, or drawn with the layer densities of the allocation."""
-        if self.start_density == 1:
-            return lab.initial.mask
-        options = {"density": self.start_density, "allocation": self.allocation}
-        return lab.found(lambda lab: lab.drawn(lab.counts(self.allocation, self.start_density)), **options)
+        """Return the mask at the start."""
+        return lab.initial.mask
 
     def __call__(self, lab: Lab) -> Iterator[Round]:
         """Yield the dense network, then the one whose mask moved; both are trained from the same initial weights."""
@@ -80,3 +67,37 @@ class Moving(Checked):
 
     def factors(self, run: MovingTraining, step: int) -> list[Tensor] | None:
         return None
+
+
+@dataclass
+class Planned(Moving):
+    """A method that moves the mask now and then, up to a part of the training; the mask is static afterwards."""
+
+    density: float = option(0.1, FRACTION)  # at the end
+    every: str = option("100it", length)  # type: ignore[misc]  # between two moves
+    begin: float = option(0.0, number(0, 1))  # type: ignore[misc]  # of the training
+    end: float = option(0.75, number(0, 1, above=True))  # type: ignore[misc]  # of the training
+
+
+@dataclass
+class Sparse(Planned):
+    """A method that may start sparse: with a random mask whose layer densities the allocation has."""
+
+    allocation: Any = None
+
+    @property
+    def start_density(self) -> float:
+        """The density of the mask at the start."""
+        return self.density
+
+    def check(self, lab: Lab) -> None:
+        super().check(lab)
+        if self.start_density < 1:
+            chosen("allocation")("method.allocation", self.allocation)
+            lab.check_counts(self.allocation, self.start_density)
+
+    def start(self, lab: Lab) -> Mask:
+        if self.start_density == 1:
+            return lab.initial.mask
+        options = {"density": self.start_density, "allocation": self.allocation}
+        return lab.found(lambda lab: lab.drawn(lab.counts(self.allocation, self.start_density)), **options)

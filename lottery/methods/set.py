@@ -8,13 +8,13 @@ places is α, constant or on a cosine to 0 at the end of the plan.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lottery.errors import ConfigError
-from lottery.methods.moving import Moving
+from lottery.methods.moving import Sparse
 from lottery.methods.shows import Shows
 from lottery.moving.plan import DECAYS
-from lottery.ranges import chosen, length, number, one_of, option
+from lottery.ranges import length, number, one_of, option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,41 +25,64 @@ SHARE = number(0, 1)
 
 
 @dataclass
-class SET(Moving):
-    """SET: k = int(α kept) weights of each layer go and k come, after the optimizer's step; never those just dropped.
-
-    grow: random, or gradient: RigL, in which the move takes the place of the optimizer's step
-    """
-
-    allocation: Any = option(None, chosen("allocation"))
-    share: float = option(0.3, SHARE)  # α, of the kept weights
-    decay: str = option("cosine", one_of(*DECAYS))
-    grow: str = option("random", one_of("random", "gradient"))
-
-    shows: ClassVar = Shows("SET", title="SET, {allocation}", needs="none")
+class Exchanging(Sparse):
+    """A method by which weights change places at a density below 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.density == 1:
             raise ConfigError.of("method.density", self.density, "less than 1: a full layer has no room to grow")
 
+
+@dataclass
+class SET(Exchanging):
+    """SET: k = int(α kept) weights of each layer go after the optimizer's step, and k others come."""
+
+    share: float = option(0.3, SHARE)  # α, of the kept weights
+    decay: str = option("cosine", one_of(*DECAYS))
+
+    grow: ClassVar[str] = "random"
+    shows: ClassVar = Shows("SET", title="SET, {allocation}", needs="none")
+
     def move(self, run: MovingTraining, step: int) -> None:
         """Drop the smallest weights of each layer, and grow as many."""
-        gains = self.gains(run, step)
+        import numpy as np
+
+        if self.grow == "gradient":  # the move takes the place of the optimizer's step
+            gains = [np.abs(gradient) for gradient in run.dense_gradient()]
+            run.optimizer.zero_grad(set_to_none=True)
+        else:
+            run.optimize()
+            gains = chance(run, step)
         share = self.share * DECAYS[self.decay](run.plan.progress(step))
         run.move_(step, exchanged(run.kept(), run.magnitudes(), gains, share, self.grow == "random"))
 
-    def gains(self, run: MovingTraining, step: int) -> list[NDArray]:
-        """Do the optimizer's part of the step, and return the score by which weights are grown."""
-        import numpy as np
 
-        if self.grow == "gradient":
-            gains = [np.abs(gradient) for gradient in run.dense_gradient()]
-            run.optimizer.zero_grad(set_to_none=True)
-            return gains
-        run.optimize()
-        random = run.random(step)
-        return [random.random(mask.numel(), dtype=np.float32) for mask in run.masks]
+@dataclass
+class RigL(SET):
+    """RigL: weights grow where the gradient is largest."""
+
+    grow: ClassVar[str] = "gradient"
+    shows: ClassVar = Shows("RigL", title="RigL, {allocation}", needs="none")
+
+
+@dataclass
+class ITOP(SET):
+    """In-time over-parameterisation: SET or RigL (`grow`) with a long interval, in which new weights get trained."""
+
+    every: str = option("1500it", length)
+    share: float = option(0.5, SHARE)
+    grow: str = option("random", one_of("random", "gradient"))  # type: ignore[misc]
+
+    shows: ClassVar = Shows("ITOP", title="ITOP, {allocation}", needs="none")
+
+
+def chance(run: MovingTraining, step: int) -> list[NDArray]:
+    """Return a random number for each weight, by which weights are grown."""
+    import numpy as np
+
+    random = run.random(step)
+    return [random.random(mask.numel(), dtype=np.float32) for mask in run.masks]
 
 
 def exchanged(
@@ -80,22 +103,3 @@ def exchanged(
         left = without_lowest(kept, score, number)
         moved.append(with_highest(left, gain, number, ~kept if new_only else ~left))
     return moved
-
-
-@dataclass
-class ITOP(SET):
-    """In-time over-parameterisation: SET or RigL (`grow`) with a long interval, so that a move finds trained weights."""
-
-    every: str = option("1500it", length)
-    share: float = option(0.5, SHARE)
-
-    shows: ClassVar = Shows("ITOP", title="ITOP, {allocation}", needs="none")
-
-
-@dataclass
-class RigL(SET):
-    """RigL: weights grow where the gradient is largest."""
-
-    grow: str = option("gradient", one_of("gradient"))
-
-    shows: ClassVar = Shows("RigL", title="RigL, {allocation}", needs="none")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lottery.errors import ConfigError
 from lottery.methods.moving import Moving
 from lottery.methods.shows import Shows
-from lottery.ranges import FRACTION, number, one_of, option
+from lottery.ranges import number, one_of, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Grouped(Moving):
-    """A method whose mask keeps N of each M weights. `density` follows from the pattern."""
+    """A method whose mask keeps N of each M weights."""
 
-    density: float = option(0.5, FRACTION)
     pattern: str = "2:4"
     layout: str = option("hardware", one_of("hardware", "flattened"))
     ungrouped: str = option("dense", one_of("dense", "refuse"))  # a layer that has no groups of M
@@ -38,16 +37,11 @@ class Grouped(Moving):
         if not (n.isdigit() and m.isdigit() and 0 < int(n) <= int(m)):
             expected = "N:M with 0 < N ≤ M, such as 2:4, in a file in quotes"
             raise ConfigError.of("method.pattern", self.pattern, expected)
-        self.density = int(n) / int(m)
 
     @property
     def n_of_m(self) -> tuple[int, int]:
         n, _, m = self.pattern.partition(":")
         return int(n), int(m)
-
-    @property
-    def start_density(self) -> float:
-        return 1.0
 
     def check(self, lab: Lab) -> None:
         """Raise ConfigError for a plan that is none, or layers without groups where these are refused."""
@@ -61,7 +55,9 @@ class Grouped(Moving):
         from lottery.moving.groups import Groups, fits
 
         return [
-            Groups(name, shape, n, m, self.layout) if self.ungrouped == "refuse" or fits(shape, m, self.layout) else None
+            Groups(name, shape, n, m, self.layout)
+            if self.ungrouped == "refuse" or fits(shape, m, self.layout)
+            else None
             for name, shape in shapes.items()
         ]
 

@@ -34,7 +34,7 @@ def details_file(round: int, control: str | None = None, copy: int = 0) -> str:
 
 
 def mask_file(round: int, control: str | None = None, copy: int = 0, units: bool = False) -> str:
-    """Return the name of the snapshot of a row's mask, or of its units. reinit and static controls have their ticket's."""
+    """Return the name of the snapshot of a row's mask, or of its units. reinit and static have their ticket's."""
     name = stem(round) if control in ("reinit", "static") else stem(round, control, copy)
     return f"{MASKS}/{name}{'.units' if units else ''}.safetensors"
 

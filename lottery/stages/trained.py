@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lottery.errors import LotteryError
 from lottery.stages.store import Stage, recorded_environment
@@ -44,7 +44,7 @@ class Trained(Finished):
         return {}
 
     @classmethod
-    def read(cls, ticket: Ticket, stage: Stage, cached: bool) -> Trained:
+    def read(cls, ticket: Ticket, stage: Stage, cached: bool) -> Self:
         result = stage.result()
         kept = {int(step): kept_states(stage.folder, step, digests) for step, digests in result["kept"].items()}
         return cls(ticket, stage.key, stage.folder, result, cached, kept)

@@ -144,9 +144,9 @@ def test_rigl_grows_where_the_gradient_is_largest_and_set_does_not_ask(
         grown, free = now & ~before, ~now
         if grown.any() and free.any():
             assert slope[grown].min() >= slope[free].max()
-    values = [torch.equal(v[torch.from_numpy(b & n).view(v.shape)], w[torch.from_numpy(b & n).view(v.shape)])
-              for v, w, b, n in zip(*(first[k] for k in ("values", "weights", "before", "now")), strict=True)]  # fmt: skip
-    assert all(values)  # the move takes the place of the optimizer's step
+    for before, now, old, new in zip(*(first[name] for name in ("before", "now", "values", "weights")), strict=True):
+        both = torch.from_numpy(before & now).view(old.shape)
+        assert torch.equal(old[both], new[both])  # the move takes the place of the optimizer's step
 
 
 @pytest.mark.parametrize("name", ["gmp", "gmp global"])
@@ -259,7 +259,10 @@ def test_interrupted_after_each_step_it_ends_with_the_same_bits(
 
 
 def test_the_row_and_the_snapshots(tmp_path: Path) -> None:
-    assert call("+exp=set", "train.steps=200it", f"paths.runs={tmp_path}", "tracker=none", "method.snapshots=60it").status == 0
+    assert (
+        call("+exp=set", "train.steps=200it", f"paths.runs={tmp_path}", "tracker=none", "method.snapshots=60it").status
+        == 0
+    )
     (folder,) = (tmp_path / "set").iterdir()
     rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     ticket, static = rows[1], next(row for row in rows if row["control"] == "static")

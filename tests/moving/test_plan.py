@@ -27,7 +27,9 @@ def test_the_share_that_moves() -> None:
     assert {0.3 * DECAYS["constant"](u) for u in (0, 0.5, 1)} == {0.3}
 
 
-@pytest.mark.parametrize(("updates", "constant", "cosine"), [(10, 0.2724, 0.1792), (50, 0.7496, 0.5177), (100, 0.9340, 0.7518)])
+@pytest.mark.parametrize(
+    ("updates", "constant", "cosine"), [(10, 0.2724, 0.1792), (50, 0.7496, 0.5177), (100, 0.9340, 0.7518)]
+)
 def test_the_expected_exploration(updates: int, constant: float, cosine: float) -> None:
     assert expected_exploration(0.05, [0.5] * updates) == pytest.approx(constant, abs=1e-4)
     falling = [0.5 * DECAYS["cosine"](i / updates) for i in range(updates)]
