@@ -31,7 +31,7 @@ from lottery.stages.crew import Crew
 from lottery.stages.lab import Lab
 from lottery.stages.round import Round
 from lottery.stages.store import Store, environment
-from lottery.stages.trained import Trained
+from lottery.stages.trained import Moved, Trained
 from lottery.ticket import weights_digest
 from lottery.tracking.terminal import Terminal, closing
 from lottery.tracking.trackers import StudyTracker, follow, make_tracker, with_rates
@@ -87,9 +87,7 @@ class Study:
             self.attempts.works()
             remember([self.config.model["_target_"], self.config.data._target_])
             self.terminal.open(self.folder.path, f"{self.config.name}: {self.folder.path}", self.trainings())
-            provenance = self.provenance(lab)
-            provenance.keep_folders(self.folder.path)
-            for note in [*self.folder.notes, *provenance.changes(self.folder.path)]:
+            for note in [*self.folder.notes, *self.provenance(lab).noted(self.folder.path)]:
                 LOG.warning(note)
             tracker = make_tracker(self.config, self.key, self.folder.path)
             tracker.start(self.yaml)
@@ -101,8 +99,9 @@ class Study:
             self.terminal.status.end()
             self.report()
             with suppress(LeaseLost):  # the other process seals it
-                files = [*drawn, self.folder.path / REPORT]
-                self.folder.seal(files, self.inputs(), self.terminal.warnings, self._warned)
+                self.folder.seal(
+                    [*drawn, self.folder.path / REPORT], self.inputs(), self.terminal.warnings, self._warned
+                )
             return rows
         except BaseException as error:
             self.log_failure(error)
@@ -215,10 +214,10 @@ class Study:
         for name in row["collapsed_layers"]:
             self.warn_once(f"{name} is pruned empty: the study goes on, and collapsed_layers lists it")
         if round.search is not None:
-            took = round.search.result
-            row |= {"search_steps": took["steps"], "search_batches": took["batches"]}
-            row |= {"search_seconds": float(f"{took['seconds']:.3f}")}
+            row |= round.search.facts
             self.folder.add_search(row, round.search.result["log"], round.search.snapshots)
+        if isinstance(round.trained, Moved):
+            self.folder.add_snapshots(row, round.trained.snapshots)
         if round.units is not None:
             row |= {"removed_units": list(round.ticket.removed), "units": len(round.units)}
             self.folder.add_units(row, round.units)
@@ -252,16 +251,17 @@ class Study:
             "cached": round.cached,
             "mask_digest": mask.digest,
             "weights_digest": weights_digest(round.trained.state.tensors(), mask),
+            **round.trained.facts,
         }
 
     def details(self, round: Round, parent: str | None, bench: Bench) -> dict[str, Any]:
         """Return the details of a row: where its numbers come from."""
-        ticket, trained = round.ticket, round.trained
+        trained, ticket = round.trained, round.trained.ticket  # whose mask is the one at the start
         return {
             "curve": trained.result["curve"],
             "stages": round.stages | bench.used,
             "digests": {
-                "mask": ticket.mask.digest,
+                "mask": round.mask.digest,
                 "parent_mask": parent,
                 "start": ticket.state.digest,
                 "trained": trained.state.digest,

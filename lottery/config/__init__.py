@@ -31,7 +31,7 @@ INFRASTRUCTURE = (
 # Options added later -> the value at which the option is left out of the study key, so that older keys stay valid.
 LATER = {
     "data.padding": "black", "data.alternate": False, "train.compile": False, "train.label_smoothing": 0.0,
-    "schedule.start": 0.04, "schedule.end": 4e-6,
+    "schedule.start": 0.04, "schedule.end": 4e-6, "controls.static": 0,
 }  # fmt: skip
 
 
@@ -142,6 +142,7 @@ class Controls:
     random: int = option(0, COPIES)  # the ticket's weights, a random mask with the same count in each layer
     shuffle: int = option(0, COPIES)  # the ticket's mask with its positions permuted inside each layer
     invert: int = option(0, COPIES)  # as many weights in each layer, but those pruned first (all copies are equal)
+    static: int = option(0, COPIES)  # of a mask that moved in training: the final mask from the start (all are equal)
 
 
 @dataclass

@@ -28,6 +28,7 @@ from lottery.record.names import (
     TABLE,
     details_file,
     mask_file,
+    moving_mask_file,
     search_mask_file,
     stem,
 )
@@ -210,6 +211,13 @@ class RunFolder(Files):
         )
         self._searches.met[str(row["round"]),] = csv_lines(entries)
         self.keep_blocks(SEARCH, self._searches, known)
+
+    def add_snapshots(self, row: Row, snapshots: Mapping[int, Mask]) -> None:
+        """Record masks on the way of a training whose mask moves (step -> mask)."""
+        self.lease.check()
+        for step, mask in snapshots.items():
+            file = moving_mask_file(row["round"], step)
+            self.keep_mask(file, mask, row["round"], None, identity(row) in self.rows)
 
     def add_units(self, row: Row, units: Mask) -> None:
         """Record the units that a layer ticket keeps, as a mask snapshot with one entry a unit."""

@@ -37,14 +37,19 @@ def details_file(round: int, control: str | None = None, copy: int = 0) -> str:
 
 
 def mask_file(round: int, control: str | None = None, copy: int = 0, units: bool = False) -> str:
-    """Return the name of the snapshot of a row's mask, or of its units. A reinit control has its ticket's."""
-    name = stem(round) if control == "reinit" else stem(round, control, copy)
+    """Return the name of the snapshot of a row's mask, or of its units. reinit and static have their ticket's."""
+    name = stem(round) if control in ("reinit", "static") else stem(round, control, copy)
     return f"{MASKS}/{name}{'.units' if units else ''}.safetensors"
 
 
 def search_mask_file(step: int) -> str:
     """Return the name of the mask snapshot at one step of a search."""
     return f"{MASKS}/search/step_{step:08d}.safetensors"
+
+
+def moving_mask_file(round: int, step: int) -> str:
+    """Return the name of the mask snapshot at one step of a training whose mask moves."""
+    return f"{MASKS}/training/{stem(round)}/step_{step:08d}.safetensors"
 
 
 def drawn_again(name: str) -> bool:

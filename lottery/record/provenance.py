@@ -29,6 +29,11 @@ class Provenance:
         """Return the entries for a row's details."""
         return {"data": self.data, "own_code": self.code}
 
+    def noted(self, folder: Path) -> list[str]:
+        """Write where own code is into a run folder, and return a line for each thing that changed since its rounds."""
+        self.keep_folders(folder)
+        return self.changes(folder)
+
     def keep_folders(self, folder: Path) -> None:
         """Write the folders of the user's modules into a run folder, if there are any, for `code_folders`."""
         if found := sorted({str(place) for module in self.code if (place := folder_of(module)) is not None}):

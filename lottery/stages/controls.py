@@ -32,9 +32,12 @@ def control_of(lab: Lab, of: Round, kind: str, copy: int) -> Ticket:
     shuffle: the mask's bits shuffled within each layer
     random:  a random mask of the same layer counts: the draw of `shuffle`, from another random stream
     invert:  as many weights in each layer, those pruned first; nothing is drawn, so all copies are one training
+    static:  the round's own ticket: of a mask that moved in training, the final mask from the beginning on
     For layer tickets, `LayerStages.control` draws `shuffle`, `random` and `invert`.
     """
     seeds, ticket = lab.config.seeds, of.ticket
+    if kind == "static":
+        return ticket
     if kind == "reinit":
         state = lab.initial_state(reinit_seed(seeds.init, of.index, copy))
         return replace(ticket, state=state, optimizer=None)

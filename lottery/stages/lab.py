@@ -6,10 +6,11 @@ from functools import cached_property
 
 from lottery.stages.layers import LayerStages
 from lottery.stages.masks import Masks
+from lottery.stages.moving import Movings
 from lottery.stages.search import Searches
 
 
-class Lab(Masks, Searches):
+class Lab(Masks, Searches, Movings):
     """The stages of one study. Slow steps are cached stages; the rest is computed when asked for."""
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lottery.errors import LotteryError
 from lottery.stages.store import Stage, recorded_environment
@@ -39,8 +39,13 @@ class Trained(Finished):
 
     kept: dict[int, dict[str, StateRef]]
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a row says of the training besides its scores."""
+        return {}
+
     @classmethod
-    def read(cls, ticket: Ticket, stage: Stage, cached: bool) -> Trained:
+    def read(cls, ticket: Ticket, stage: Stage, cached: bool) -> Self:
         result = stage.result()
         kept = {int(step): kept_states(stage.folder, step, digests) for step, digests in result["kept"].items()}
         return cls(ticket, stage.key, stage.folder, result, cached, kept)
@@ -62,8 +67,23 @@ class Trained(Finished):
         return self.kept[step]
 
 
+class Masked(Finished):
+    """A finished stage that ends with another mask than its ticket's."""
+
+    @property
+    def mask(self) -> Mask:
+        """The mask at the end. LotteryError where the file holds another one."""
+        return stored_mask(self.folder / "mask.safetensors", self.result["mask_digest"])
+
+    @property
+    def snapshots(self) -> dict[int, Mask]:
+        """The masks kept on the way: step -> mask."""
+        found = sorted((int(step), digest) for step, digest in self.result["snapshots"].items())
+        return {step: stored_mask(kept_path(self.folder, "mask", step), digest) for step, digest in found}
+
+
 @dataclass(frozen=True)
-class Searched(Finished):
+class Searched(Masked):
     """A finished search. `state` holds θ, pruned weights included; the ticket's mask then removes these."""
 
     @classmethod
@@ -71,15 +91,24 @@ class Searched(Finished):
         return cls(ticket, stage.key, stage.folder, stage.result(), cached)
 
     @property
-    def mask(self) -> Mask:
-        """The mask that was found. LotteryError where the file holds another one."""
-        return stored_mask(self.folder / "mask.safetensors", self.result["mask_digest"])
+    def facts(self) -> dict[str, Any]:
+        """What a row says of the search."""
+        took = self.result
+        return {
+            "search_steps": took["steps"],
+            "search_batches": took["batches"],
+            "search_seconds": float(f"{took['seconds']:.3f}"),
+        }
+
+
+@dataclass(frozen=True)
+class Moved(Trained, Masked):
+    """A finished training whose mask moved. The ticket's mask is that at the start."""
 
     @property
-    def snapshots(self) -> dict[int, Mask]:
-        """The masks kept during the search: step -> mask."""
-        found = sorted((int(step), digest) for step, digest in self.result["snapshots"].items())
-        return {step: stored_mask(kept_path(self.folder, "mask", step), digest) for step, digest in found}
+    def facts(self) -> dict[str, Any]:
+        found = {name: self.result[name] for name in ("moves", "explored", "train_cost")}
+        return {"start_mask_digest": self.ticket.mask.digest, **found}
 
 
 def kept_states(folder: Path, step: int | str, digests: dict[str, str]) -> dict[str, StateRef]:

@@ -7,7 +7,7 @@ is plain PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -122,12 +122,10 @@ class MaskedTraining(pl.LightningModule):
         self.data = self.data_on(self.device)
         self.stream = self.data.stream(recipe.batch_size, recipe.order_seed, recipe.drop_last, self.ranks.share())
         self.progress.losses = self.progress.losses.to(self.device)
-        masks: Mapping[str, Tensor] = self.ticket.mask
-        if self.ticket.silent:
-            masks = {**masks, **silent(self.network, self.ticket.mask, self.data.shape)}
         if recipe.compile:
             self.forward_pass = compiled(self.network)
-        self.masked_step = MaskedStep(self.network, masks, recipe.optim.clip_norm)
+        silenced = silent(self.network, self.ticket.mask, self.data.shape) if self.ticket.silent else {}
+        self.masked_step = MaskedStep(self.network, {**self.ticket.mask, **silenced}, recipe.optim.clip_norm)
         self.add_gradients = self.ranks.gradient_sum(self.network.parameters())
         self.leaving = self.ranks.agreement(lambda: self.hooks.stop(), lambda step: self.hooks.due(step))
         self.optimizer = optimizer
@@ -162,8 +160,7 @@ class MaskedTraining(pl.LightningModule):
 
         Returns the losses, float32 [steps done].
         """
-        progress, offset = self.progress, self.offset
-        first = progress.step
+        progress, offset, first = self.progress, self.offset, self.progress.step
         progress.tallies.clear()
         losses = torch.zeros(until - first, device=self.device)
         generator, noise = default_generator(self.device), self.noise()
@@ -189,15 +186,19 @@ class MaskedTraining(pl.LightningModule):
 
     def update(self, step: int) -> Tensor:
         """Do the optimizer step that leads to `step + 1`; return the loss of its batch."""
-        optimizer = self.optimizer
-        images, labels = self.stream.batch(step + self.offset)
-        for group in optimizer.param_groups:
+        loss = self.compute_gradients(step)
+        self.masked_step(self.optimizer)
+        return loss
+
+    def compute_gradients(self, step: int) -> Tensor:
+        """Set the learning rate of this step and the gradients of its batch; return the loss."""
+        for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
+        images, labels = self.stream.batch(step + self.offset)
         with self.autocast():
             loss = self.loss(self.laid_out(images), labels, step + self.offset)
         loss.backward()
         self.add_gradients()
-        self.masked_step(optimizer)
         return loss.detach()
 
     def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
