@@ -99,9 +99,7 @@ class Study:
             self.terminal.status.end()
             self.report()
             with suppress(LeaseLost):  # the other process seals it
-                self.folder.seal(
-                    [*drawn, self.folder.path / REPORT], self.inputs(), self.terminal.warnings, self._warned
-                )
+                self.folder.seal(drawn, self.inputs(), self.terminal.warnings, self._warned)
             return rows
         except BaseException as error:
             self.log_failure(error)
@@ -162,7 +160,7 @@ class Study:
         return rows
 
     def drawn(self, tracker: StudyTracker, rows: list[Row]) -> list[Path]:
-        """Draw the figures, and return their files."""
+        """Draw the figures, and return their files, and that of the report to come."""
         from lottery.figures.study import draw_study  # matplotlib is slow to import, and needed only here
 
         self.terminal.afterwards("drawing the figures")
@@ -172,7 +170,7 @@ class Study:
         self.folder.lease.check()  # before the study counts as done
         for line in closing(rows, self.config.method["_target_"], self.folder.path):
             LOG.info(line)
-        return drawn
+        return [*drawn, self.folder.path / REPORT]
 
     def report(self) -> None:
         """Write the report. Errors are only logged, since the study counts as done already."""

@@ -80,7 +80,7 @@ def _written(runs: Sequence[Path], folder: Path) -> list[str]:
         return []
     (folder / SEEDS["table"]).parent.mkdir(exist_ok=True)
     write_atomic(folder / SEEDS["table"], pd.concat(tables).to_csv(index=False, float_format="%.10g").encode())
-    accuracy(pd.concat(kept), folder / SEEDS["figure"], band="t", svg=False)
+    accuracy(pd.concat(kept), folder / SEEDS["figure"], band="t", vector=False)
     return [*lines, f"{folder / SEEDS['table']}, {folder / SEEDS['figure']}"]
 
 

@@ -25,8 +25,8 @@ class ISSP(Moving):
     """Iterative soft shrinkage of each layer's smallest weights, in every step of the plan."""
 
     density: float = option(0.1, FRACTION)
-    begin: float = option(0.0, number(0, 1))  # type: ignore[misc]
-    end: float = option(0.75, number(0, 1, above=True))  # type: ignore[misc]
+    begin: float = option(0.0, number(0, 1))
+    end: float = option(0.75, number(0, 1, above=True))
     ratio: float = option(0.95, number(0, 1))
 
     shows: ClassVar = Shows("ISS-P", title="soft shrinkage", needs="none")

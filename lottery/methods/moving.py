@@ -28,9 +28,10 @@ class Moving(Checked):
 
     snapshots: str | None = None  # keep the mask every so often; null: only the last
 
-    every: ClassVar[str] = "1it"
-    begin: ClassVar[float] = 0.0
-    end: ClassVar[float] = 1.0
+    # Fields of methods with a plan.
+    every = "1it"
+    begin = 0.0
+    end = 1.0
     rounds: ClassVar = 1
     revision: ClassVar = 0  # raised when the numerics of this method alone change
 
@@ -74,9 +75,9 @@ class Planned(Moving):
     """A method that moves the mask now and then, up to a part of the training; the mask is static afterwards."""
 
     density: float = option(0.1, FRACTION)  # at the end
-    every: str = option("100it", length)  # type: ignore[misc]  # between two moves
-    begin: float = option(0.0, number(0, 1))  # type: ignore[misc]  # of the training
-    end: float = option(0.75, number(0, 1, above=True))  # type: ignore[misc]  # of the training
+    every: str = option("100it", length)  # between two moves
+    begin: float = option(0.0, number(0, 1))  # of the training
+    end: float = option(0.75, number(0, 1, above=True))  # of the training
 
 
 @dataclass

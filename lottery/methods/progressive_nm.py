@@ -30,8 +30,8 @@ class ProgressiveNM(Grouped):
     gradient:  derivative: of w ⊙ (m + (1 - m) β); straight_through: all of ∂ℓ/∂z, as the released code has it
     """
 
-    begin: float = option(0.1, number(0, 1))  # type: ignore[misc]
-    end: float = option(0.75, number(0, 1, above=True))  # type: ignore[misc]
+    begin: float = option(0.1, number(0, 1))
+    end: float = option(0.75, number(0, 1, above=True))
     structure: bool = True
     strength: str = option("exponential", one_of("none", "linear", "exponential"))
     rate: float = option(0.01, number(0))

@@ -41,7 +41,7 @@ class SET(Exchanging):
     share: float = option(0.3, SHARE)  # α, of the kept weights
     decay: str = option("cosine", one_of(*DECAYS))
 
-    grow: ClassVar[str] = "random"
+    grow = "random"
     shows: ClassVar = Shows("SET", title="SET, {allocation}", needs="none")
 
     def move(self, run: MovingTraining, step: int) -> None:
@@ -62,7 +62,7 @@ class SET(Exchanging):
 class RigL(SET):
     """RigL: weights grow where the gradient is largest."""
 
-    grow: ClassVar[str] = "gradient"
+    grow = "gradient"
     shows: ClassVar = Shows("RigL", title="RigL, {allocation}", needs="none")
 
 
@@ -72,7 +72,7 @@ class ITOP(SET):
 
     every: str = option("1500it", length)
     share: float = option(0.5, SHARE)
-    grow: str = option("random", one_of("random", "gradient"))  # type: ignore[misc]
+    grow: str = option("random", one_of("random", "gradient"))
 
     shows: ClassVar = Shows("ITOP", title="ITOP, {allocation}", needs="none")
 

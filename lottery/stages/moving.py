@@ -108,6 +108,6 @@ class MoveRun(TrainRun):
         network = self.setup.network().eval()
         return multiply_adds(network, self.setup.sample(1)[0][:1].cpu())
 
-    def write(self, state: State, result: dict[str, Any]) -> None:
+    def write(self, state: State, early: State | None, result: dict[str, Any]) -> None:
         self.check_kept(Progress(0, kept=result["kept"]))
-        super().write(state, result | {"kept": {}} | self.further)
+        super().write(state, early, result | {"kept": {}} | self.further)
