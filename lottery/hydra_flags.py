@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +24,7 @@ def shown_config(cfg: DictConfig, kind: str, package: str, overrides: Sequence[s
 
     Raises ConfigError for a package that is not there.
     """
-    found = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    found: Any = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     if kind != "job":
         with hydra_opened(config_dir), explained(overrides, config_dir):
             whole, _ = compose_preset(as_written(overrides), groups(config_dir), hydra=True)
