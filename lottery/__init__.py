@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "run": "lottery.run",  # a module that can be called
+    "run": "lottery.runner",
     "load_run": "lottery.record.run",
     "load_runs": "lottery.record.table",
     "Run": "lottery.record.run",

@@ -13,7 +13,7 @@ from lottery.arguments import Arguments, help_text
 from lottery.errors import ConfigError, reported
 from lottery.imports import importable
 from lottery.printing import prepare_streams
-from lottery.run import run
+from lottery.runner import run_composed
 from lottery.signals import StopFlag, stop_on_signals
 
 # Commands: name -> "module:function", a function of the remaining arguments that returns the exit status.
@@ -88,7 +88,7 @@ def dispatch(args: list[str], stop: StopFlag) -> int:
         from lottery.hydra_flags import shown_config
 
         return show(shown_config(cfg, asked.show, asked.package, asked.overrides, asked.config_dir))
-    return run(cfg, stop)
+    return run_composed(cfg, stop)
 
 
 def show(text: str) -> int:

@@ -26,7 +26,7 @@ from lottery.overrides import as_written
 from lottery.preset import compose_preset
 from lottery.printing import say
 from lottery.record.status import finished
-from lottery.run import run
+from lottery.runner import run_composed
 from lottery.signals import StopFlag, stop_on_signals
 
 CHOICES = ", ".join(f"hydra/launcher={name}" for name in ("slurm", "slurm_preempt", "local"))
@@ -103,7 +103,7 @@ def in_turn(names: Sequence[str], configs: Sequence[DictConfig], stop: StopFlag)
     statuses: list[int] = []
     for name, cfg in zip(names, configs, strict=True):
         print(f"[{len(statuses) + 1}/{len(configs)}] {name}".rstrip(), flush=True)
-        statuses.append(reported(lambda cfg=cfg: run(cfg, stop), name))  # type: ignore[misc]
+        statuses.append(reported(lambda cfg=cfg: run_composed(cfg, stop), name))  # type: ignore[misc]
         if statuses[-1] >= 128:  # interrupted: start no further study
             break
     print(f"{statuses.count(0)} of {len(configs)} studies done")
@@ -137,7 +137,7 @@ def launched_job(_: DictConfig, config_dir: str | None) -> int:
     """Run one study under a launcher of Hydra, composed as on the command line; return its exit status."""
 
     def work() -> int:
-        return run(composed(list(HydraConfig.get().overrides.task), config_dir), stop)
+        return run_composed(composed(list(HydraConfig.get().overrides.task), config_dir), stop)
 
     with stop_on_signals() as stop:
         return reported(work)

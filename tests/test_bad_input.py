@@ -20,7 +20,7 @@ from training_tools import draw_nothing
 from lottery.compose import composed
 from lottery.methods.imp import IMP
 from lottery.record.table import load_runs
-from lottery.run import check_device
+from lottery.runner import check_device
 from lottery.ticket import Mask, read_metadata
 
 HAS_CHECK = pytest.mark.skipif(not hasattr(IMP, "check"), reason="IMP does not check its patterns beforehand")

@@ -77,9 +77,6 @@ lottery.load_run, lottery.run, lottery.Run
 assert not {"torch", "pandas", "pytorch_lightning"} & set(sys.modules)
 lottery.MaskedOptimizer
 assert "torch" in sys.modules
-function = lottery.run
-import lottery.run
-assert lottery.run is function
 try:
     lottery.load
 except AttributeError as error:

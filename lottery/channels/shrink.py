@@ -80,7 +80,7 @@ def traced(network: nn.Module, images: Tensor) -> Any:
     try:
         from torch_pruning import DependencyGraph
     except ImportError as error:
-        raise LotteryError("torch-pruning is not installed: pip install 'lottery[export]'") from error
+        raise LotteryError("torch-pruning is not installed: pip install -e '.[export]'") from error
 
     def refusal(reason: str) -> LotteryError:
         kind = type(network).__name__

@@ -32,7 +32,7 @@ ticket the shallow network is written.
 Writes network.safetensors (its weights), network.onnx and network.json (layers, parameters and multiply-adds before
 and after, digests) to DIR, after checking on test images that masked network, smaller network and ONNX file give the
 same logits. In Python, lottery.export.write.load_shrunk(DIR) is the network again. This needs the packages of
-pip install 'lottery[export]'."""
+pip install -e '.[export]'."""
 
 PACKAGES = {"torch_pruning": "torch-pruning", "onnx": "onnx", "onnxscript": "onnxscript"}
 FORMATS = ["safetensors", "torch"]
@@ -103,7 +103,7 @@ def check_packages(dense: bool) -> None:
     needed = [module for module in PACKAGES if not (dense and module == "torch_pruning")]
     if missing := [PACKAGES[module] for module in needed if find_spec(module) is None]:
         verb = "is" if len(missing) == 1 else "are"
-        raise LotteryError(f"export: {', '.join(missing)} {verb} not installed: pip install 'lottery[export]'")
+        raise LotteryError(f"export: {', '.join(missing)} {verb} not installed: pip install -e '.[export]'")
 
 
 def summary(found: Mapping[str, Any]) -> list[str]:

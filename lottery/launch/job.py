@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lottery.errors import cause, reported
 from lottery.launch import scheduler
 from lottery.launch.record import Outcome, Sweep
-from lottery.run import run
+from lottery.runner import run_composed
 from lottery.signals import HANDLED, StopFlag
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def study(
 ) -> Outcome:
     """Run one study and return its outcome. It prints to stdout, and one line to stderr on an error.
 
-    begins: see `lottery.run.run`.
+    begins: see `lottery.runner.run_composed`.
     """
     causes = []
 
     def work() -> int:
         try:
-            return run(compose(overrides), stop, begins)
+            return run_composed(compose(overrides), stop, begins)
         except BaseException as error:
             causes.append(cause(error))
             raise

@@ -21,7 +21,7 @@ def ensure(name: str | Path, scale: str, *, runs: str | Path = "runs", data: str
     Prints each study. Raises LotteryError where a study fails, Interrupted on a signal; another call continues.
     """
     from lottery.combine import labels
-    from lottery.run import run
+    from lottery.runner import run_composed
     from lottery.signals import stop_on_signals
 
     extra = [f"paths.runs={runs}", *([f"paths.data={data}"] if data is not None else [])]
@@ -31,7 +31,7 @@ def ensure(name: str | Path, scale: str, *, runs: str | Path = "runs", data: str
     with stop_on_signals() as stop:
         for number, (label, study) in enumerate(zip(names, missing, strict=True), 1):
             print(f"[{number}/{len(missing)}] {label}".rstrip(), flush=True)
-            run(study.config, stop)
+            run_composed(study.config, stop)
     return [study.folder for study in asked]
 
 

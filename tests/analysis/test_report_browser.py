@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Page]:
-    pytest.importorskip("plotly", reason="interactive charts need plotly: pip install 'lottery[report]'")
+    pytest.importorskip("plotly", reason="interactive charts need plotly: pip install -e '.[report]'")
     program = chromium()
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium")

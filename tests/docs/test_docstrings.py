@@ -12,12 +12,12 @@ from command_line_tools import QUICK, call
 from page_runner import in_folder
 
 import lottery
-from lottery import lightning, masked_optimizer, ticket
+from lottery import lightning, masked_optimizer, runner, ticket
 from lottery.record import run, table
 from lottery.training.lightning import pl
 
 SMALL = [*QUICK, "train.steps=40it", "rewind.to=10it"]
-MODULES = [lottery.run, run, table, masked_optimizer, lightning, ticket]
+MODULES = [runner, run, table, masked_optimizer, lightning, ticket]
 EXAMPLES = [
     example
     for module in MODULES
@@ -44,5 +44,5 @@ def test_docstring(example: doctest.DocTest, folder: Path) -> None:
 
 def test_the_public_names_have_examples() -> None:
     named = {example.name.rpartition(".")[2] for example in EXAMPLES}
-    assert {"__call__", "load_run", "load_runs", "mask", "ticket", "network", "MaskedOptimizer"} <= named
+    assert {"run", "load_run", "load_runs", "mask", "ticket", "network", "MaskedOptimizer"} <= named
     assert "TicketCallback" in named

@@ -27,7 +27,7 @@ from lottery import lease
 from lottery.compose import checked, composed
 from lottery.data.tensors import TensorStream
 from lottery.errors import reported
-from lottery.run import run
+from lottery.runner import run_composed
 from lottery.signals import StopFlag
 
 STUDY = (
@@ -81,7 +81,7 @@ def configuration() -> DictConfig:
 
 def study(runs: Path, output: Path, first: Callable[[], object] = lambda: None) -> ForkProcess:
     cfg = OmegaConf.merge(configuration(), {"paths": {"runs": str(runs)}})
-    return forked([], output, first, lambda: reported(lambda: run(checked(cfg), StopFlag())))  # type: ignore[arg-type]
+    return forked([], output, first, lambda: reported(lambda: run_composed(checked(cfg), StopFlag())))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -293,7 +293,7 @@ def test_what_is_not_what_the_round_names_is_refused(which: str, pruned: Path, t
 
 def test_missing_packages_are_named_with_the_way_to_install_them(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None if name in ("torch_pruning", "onnx") else name)
-    expected = "export: torch-pruning, onnx are not installed: pip install 'lottery[export]'"
+    expected = "export: torch-pruning, onnx are not installed: pip install -e '.[export]'"
     assert exported(pruned, "--round", 1).line == f"lottery: {expected}"
     assert (
         exported(pruned, "--round", 1, "--dense").line

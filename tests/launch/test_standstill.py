@@ -11,7 +11,7 @@ from command_line_tools import QUICK, call, run_folder
 
 from lottery.compose import composed
 from lottery.errors import ConfigError, Interrupted, LotteryError
-from lottery.run import run
+from lottery.runner import run_composed
 from lottery.signals import StopFlag
 from lottery.stages.attempts import RUNS, Attempts, Standstill
 
@@ -83,7 +83,7 @@ def test_told_to_stop_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     for restarts in range(RUNS + 1):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         with pytest.raises(Standstill if restarts == RUNS else Interrupted):
-            run(cfg, stop)
+            run_composed(cfg, stop)
 
 
 KILLED: list[object] = []  # one that is collected as garbage would have ended by itself

@@ -14,7 +14,7 @@ from training_tools import draw_nothing
 from lottery.papers import load
 from lottery.papers.plan import plan, wall
 from lottery.papers.studies import studies
-from lottery.run import run
+from lottery.runner import run_composed
 from lottery.signals import StopFlag
 
 SEARCH = ["method.steps=20it", "method.density=0.5", "probes=none"]
@@ -67,7 +67,7 @@ def test_it_counts_the_stages_that_a_run_then_has(tmp_path: Path, on_batch: list
     expected = {kind: sum(s.kind == kind for s in ledger.stages.values()) for kind in ("train", "search")}
     on_batch.append(steps.append)
     for study in given:
-        run(study.config, StopFlag())
+        run_composed(study.config, StopFlag())
     assert stages() == expected
     bip = 20  # its second batch of a step is drawn from a stream of its own, which is counted like the first
     assert sum(stage.batches for stage in ledger.stages.values()) == pytest.approx(len(steps), abs=bip)
@@ -83,7 +83,7 @@ def test_what_is_done_is_not_counted_as_left(tmp_path: Path) -> None:
     that they rewind to, which it did not keep."""
     path = sweep(tmp_path, "reset", "rewound")
     given = studies(load(path), "smoke")
-    run(given[0].config, StopFlag())
+    run_composed(given[0].config, StopFlag())
     planned, _ = plan(given)
     assert [len(each.left) for each in planned] == [0, 3, 3]
 

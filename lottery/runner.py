@@ -1,6 +1,6 @@
 """Run one study: count the attempt, and do slow imports only when the configuration is valid and the study not done.
 
-This module is also the function `lottery.run` of the Python API, which it calls when it is called itself.
+`run` is the function `lottery.run` of the Python API.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lottery.errors import ConfigError, Interrupted
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from lottery.ranks.alone import Alone
 
 
-def run(cfg: DictConfig, stop: StopFlag, begins: Callable[[], object] = lambda: None) -> int:
+def run_composed(cfg: DictConfig, stop: StopFlag, begins: Callable[[], object] = lambda: None) -> int:
     """Run one study; return 0 when it is done. begins: called unless a finished study is answered from its record.
 
     Raises ConfigError before anything is written, LotteryError or Interrupted later, with finished rounds kept. Raises
@@ -121,33 +120,26 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str =
     return run_as_rank(place, cfg, stop, study)
 
 
-class _Callable(ModuleType):
-    """The module's class: an import of `lottery.run` replaces the package's attribute `run`, so both are one object."""
+def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
+    """Run a study as `python -m lottery OVERRIDES` does, or find it finished; return its run folder.
 
-    @staticmethod
-    def __call__(*overrides: str, config_dir: str | Path | None = None) -> Run:
-        """Run a study as `python -m lottery OVERRIDES` does, or find it finished; return its run folder.
+    overrides:  as on the command line: "+exp=imp_rewind", "method.rounds=3", "seed=1"
+    config_dir: folder of your own configs, as `--config-dir`
 
-        overrides:  as on the command line: "+exp=imp_rewind", "method.rounds=3", "seed=1"
-        config_dir: folder of your own configs, as `--config-dir`
+    Prints the study's table. Raises ConfigError for a wrong configuration, before anything is written; LotteryError
+    where the study fails; Interrupted on Ctrl-C, with the state saved: the same call continues.
 
-        Prints the study's table. Raises ConfigError for a wrong configuration, before anything is written; LotteryError
-        where the study fails; Interrupted on Ctrl-C, with the state saved: the same call continues.
+    >>> run = lottery.run("+exp=imp_rewind", *small)  # doctest: +ELLIPSIS
+    imp_rewind: runs/imp_rewind/...
+    >>> run.finished
+    True
+    """
+    from lottery.compose import composed
+    from lottery.config import study_key
 
-        >>> run = lottery.run("+exp=imp_rewind", *small)  # doctest: +ELLIPSIS
-        imp_rewind: runs/imp_rewind/...
-        >>> run.finished
-        True
-        """
-        from lottery.compose import composed
-        from lottery.config import study_key
-
-        if wrong := [each for each in overrides if not isinstance(each, str)]:
-            raise ConfigError.of("lottery.run", wrong[0], "texts such as '+exp=imp_rewind' and 'seed=1'")
-        cfg = composed(overrides, str(config_dir) if config_dir is not None else None)
-        with stop_on_signals() as stop:
-            run(cfg, stop)
-        return Run(Path(cfg.paths.runs) / cfg.name / study_key(cfg))
-
-
-sys.modules[__name__].__class__ = _Callable
+    if wrong := [each for each in overrides if not isinstance(each, str)]:
+        raise ConfigError.of("lottery.run", wrong[0], "texts such as '+exp=imp_rewind' and 'seed=1'")
+    cfg = composed(overrides, str(config_dir) if config_dir is not None else None)
+    with stop_on_signals() as stop:
+        run_composed(cfg, stop)
+    return Run(Path(cfg.paths.runs) / cfg.name / study_key(cfg))
