@@ -17,7 +17,9 @@ from lottery.papers.drawing import plot
 from lottery.papers.paper import SCALES, key_of, merged
 from lottery.papers.studies import jobs_of
 
-PAPERS = ["bip", "jackpots", "layer_tickets", "lmc", "lth", "random_pruning", "rewinding", "stabilizing"]
+PAPERS = [
+    "bip", "jackpots", "layer_tickets", "lmc", "lth", "lth_conv2", "random_pruning", "rewinding", "rewinding_resnet", "stabilizing",
+]  # fmt: skip
 NEEDS_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder")
 
 
