@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lottery import __version__
-from lottery.analysis.verdict import Level, network, verdict
+from lottery.analysis.verdict import MARGIN, Level, network, verdict
 from lottery.errors import LotteryError
 from lottery.files import Missing, Unreadable, read_bytes, read_text, write_atomic
 from lottery.methods.shows import shows
@@ -88,7 +88,7 @@ def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the statistics of one experiment, a row for each round and control."""
     from lottery.analysis.statistics import BY, matching, summary
 
-    said = matching(rows).rename(columns={"t_low": "difference_low", "t_high": "difference_high"})
+    said = matching(rows, MARGIN).rename(columns={"t_low": "difference_low", "t_high": "difference_high"})
     shared = ["difference", "difference_low", "difference_high", "p_holm", "matching", "shown"]
     found = summary(rows).merge(said[[*BY, *shared]], on=list(BY), how="left")
     density = rows.groupby(list(BY), dropna=False)["density"].mean().rename("density")
