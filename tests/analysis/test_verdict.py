@@ -50,7 +50,8 @@ def study(*tickets: float, **controls: list[float]) -> list[dict[str, Any]]:
         ),
         (
             study(0.9, 0.7, 0.885, 0.8),
-            "no ticket is within 1 point of the dense network, the nearest is 1.5 points below at 64 % (n = 1: no interval)",
+            "no ticket is within 1 point of the dense network, the nearest is 1.5 points below at 64 % "
+            "(n = 1: no interval)",
         ),
         (study(0.9), ""),
         (study(0.9, 0.9)[1:], ""),  # without the dense network
