@@ -37,6 +37,7 @@ from lottery.launch.status import overview
 from lottery.launch.studies import all_studies, look, studies_of
 from lottery.overrides import as_written
 from lottery.record.table import curves, load_runs
+from lottery.report.markup import Html
 from lottery.report.page import page
 from lottery.report.study import grouped, read_studies
 from lottery.tracking import sending
@@ -207,7 +208,7 @@ def read_load(run: Path) -> None:
 
 def read_report(run: Path) -> None:
     studies = read_studies(run)
-    page(grouped(studies), studies, None).encode()
+    page(grouped(studies), studies, None, Html("")).encode()
 
 
 def read_compare(run: Path) -> None:

@@ -16,7 +16,7 @@ from lottery.errors import LotteryError
 from lottery.files import Missing, Unreadable, read_bytes, read_text, write_atomic
 from lottery.methods.shows import shows
 from lottery.printing import Column, table
-from lottery.record.names import SEEDS, TABLE
+from lottery.record.names import SEEDS, SEEDS_FOLDER, TABLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +29,11 @@ COLUMNS += [Column("95 % interval", True), Column("to dense", True), Column("mat
 def over_seeds(runs: Sequence[Path]) -> list[str]:
     """Return the lines on finished studies of one name; [] unless two of them differ in nothing but their seeds.
 
-    runs: their run folders, of one parent, in which .seeds gets seeds.csv, seeds.png and seeds.txt (these lines).
+    runs: their run folders, RUNS/NAME/KEY; RUNS/.seeds/NAME gets seeds.csv, seeds.png and seeds.txt (these lines).
     Raises LotteryError where studies cannot be read or averaged.
     """
-    folder, stamp = runs[0].parent, _stamp(runs)
+    parent, stamp = runs[0].parent, _stamp(runs)
+    folder = parent.parent / SEEDS_FOLDER / parent.name
     try:
         *lines, last = read_text(folder / SEEDS["lines"]).splitlines()
         if last == stamp and (folder / SEEDS["table"]).exists() and (folder / SEEDS["figure"]).exists():
@@ -78,7 +79,7 @@ def _written(runs: Sequence[Path], folder: Path) -> list[str]:
             kept.append(together)
     if not kept:
         return []
-    (folder / SEEDS["table"]).parent.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / SEEDS["table"], pd.concat(tables).to_csv(index=False, float_format="%.10g").encode())
     accuracy(pd.concat(kept), folder / SEEDS["figure"], band="t", vector=False)
     return [*lines, f"{folder / SEEDS['table']}, {folder / SEEDS['figure']}"]

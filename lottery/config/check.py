@@ -34,6 +34,8 @@ def check(cfg: DictConfig) -> None:
     for key in ("model", "method", "criterion"):
         if not has_target(cfg[key]):
             raise ConfigError(f"{key}: nothing chosen; choose one with {key}=NAME (--help lists them)")
+    if not OmegaConf.is_dict(cfg.probes):
+        raise ConfigError.of("probes", cfg.probes, "probes=NAME, or probes=[NAME,NAME] (--help probes lists them)")
     for name, probe in cfg.probes.items():
         if not has_target(probe):
             raise ConfigError.of(f"probes.{name}", probe, "{_target_: package.module.function}")

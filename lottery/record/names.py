@@ -15,8 +15,9 @@ REPORT = "report.html"
 CSV = "rounds.csv"  # written by tracker=csv
 OWN_CODE = "own_code.json"  # the folders of the user's own modules
 SENT = "sync.json"  # list of the items that `sync` has sent
-# Beside the run folders of a sweep, its statistics over seeds; hidden, so that NAME/* are run folders.
-SEEDS = {"table": ".seeds/seeds.csv", "figure": ".seeds/seeds.png", "lines": ".seeds/seeds.txt"}
+# In paths.runs, a folder for each name of studies, with their statistics over seeds; hidden, and no run folder.
+SEEDS_FOLDER = ".seeds"
+SEEDS = {"table": "seeds.csv", "figure": "seeds.png", "lines": "seeds.txt"}
 MASKS, ROUNDS, FIGURES, WANDB = "masks", "rounds", "figures", "wandb"  # folders
 
 CURVE_COLUMNS = ("round", "control", "copy", "step", "split", "loss", "accuracy")

@@ -39,7 +39,7 @@ class Movings(Trainings):
         """Return when the mask of a method moves, in steps."""
         total = self.initial.steps
         every = self.every(method.every, "method.every")
-        begin, end = round(method.begin * total), round(method.end * total)
+        begin, end = round(method.begin * total), min(round(method.end * total), total - 1)  # the last step at most
         if begin >= end:
             raise ConfigError.of("method.begin", method.begin, f"a share of the training below method.end={method.end}")
         return Plan(every or 1, begin, end, total)

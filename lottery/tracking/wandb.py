@@ -179,7 +179,7 @@ def commit() -> str | None:
     for folder in (Path.cwd(), Path(__file__).parent):
         with suppress(OSError, subprocess.SubprocessError):
             command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+            return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=5).stdout.strip()
     return None
 
 

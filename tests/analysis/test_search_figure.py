@@ -113,5 +113,5 @@ def test_a_round_has_its_own_rows_and_leaves_out_what_was_not_measured(run: Path
     assert [row["search/step"] for row in rows] == [0, 5, 10]
     assert "search/swaps" not in rows[0]
     assert rows[1]["search/swaps"] == 14
-    assert rows[1]["search/score_bin_01"] == 30
+    assert rows[1]["more/search/score_bin_01"] == 30
     assert search_rows(tmp_path, 1) == []

@@ -44,12 +44,16 @@ def lines(name: str, curve: list[float | None], points: int, **others: Any) -> R
     return {f"probe/{name}_{key}": value for key, value in facts.items()}
 
 
-def snapshots(run: Path, densities: dict[int, float]) -> None:
-    """A mask for each round, nested, over 1,000 weights."""
+def snapshots(run: Path, densities: dict[int, float], shift: int = 7) -> None:
+    """A mask for each round, over 1,000 weights; nested where `shift` is 0."""
     (run / "masks").mkdir()
     for k, density in densities.items():
-        mask = Mask({"w": torch.arange(1000) < round(1000 * density)})
+        mask = Mask({"w": kept(k, density, shift)})
         mask.save(run / "masks" / f"round_{k:03d}.safetensors", round=k, study="s", parent=None)
+
+
+def kept(k: int, density: float, shift: int = 7) -> torch.Tensor:
+    return (torch.arange(1000) < round(1000 * density)).roll(shift * k)
 
 
 def names(paths: list[Path]) -> set[str]:
@@ -99,7 +103,7 @@ def test_many_rounds_have_a_scale_in_place_of_a_legend(
     figure = drawn["lmc.png"]
     assert not figure.legends
     assert len(figure.axes[0].lines) == 20
-    assert figure.axes[1].get_ylabel() == "weights remaining (%)"
+    assert figure.axes[1].get_ylabel() == "prunable weights remaining (%)"
     assert len({line.get_color() for line in figure.axes[0].lines}) == 20
 
 
@@ -110,7 +114,7 @@ def test_many_rounds_have_a_scale_in_place_of_a_legend(
 def test_overlap_of_the_pruned_tickets_beside_chance(
     make_run: Callable[..., Path], row: Callable[..., Row], drawn: dict[str, Any], rounds: int
 ) -> None:
-    """Of nested masks it is the ratio of densities; the dense network's mask, which says nothing, is left out."""
+    """The dense network's mask, which says nothing, is left out."""
     densities = {k: round(0.9**k, 3) for k in range(rounds + 1)}
     run = make_run("a", [row(k, density=density) for k, density in densities.items()])
     snapshots(run, densities)
@@ -119,15 +123,25 @@ def test_overlap_of_the_pruned_tickets_beside_chance(
     grid = axes.images[0].get_array()
     assert grid.shape == (rounds, rounds)
     one, other = densities[1], densities[rounds]
-    assert grid[rounds - 1, 0] == pytest.approx(other / one)
+    first, last = kept(1, one), kept(rounds, other)
+    iou = float((first & last).sum() / (first | last).sum())
+    assert grid[rounds - 1, 0] == pytest.approx(iou)
     chance = one * other / (one + other - one * other)
     if rounds == 3:
         assert grid[0, rounds - 1] == grid[rounds - 1, 0]
-        assert f"{other / one:.2f}\n({chance:.2f})" in [text.get_text() for text in axes.texts]
+        assert f"{iou:.2f}\n({chance:.2f})" in [text.get_text() for text in axes.texts]
     else:
         assert grid[0, rounds - 1] == pytest.approx(chance)
         assert "above the diagonal: by chance" in bar.get_ylabel()
     assert axes.get_yticklabels()[0].get_text() == "round 1, 90 %"
+
+
+def test_nested_masks_have_no_overlap_map(make_run: Callable[..., Path], row: Callable[..., Row]) -> None:
+    """Their overlap is the ratio of their densities."""
+    densities = {k: 0.8**k for k in range(4)}
+    run = make_run("a", [row(k, density=density) for k, density in densities.items()])
+    snapshots(run, densities, shift=0)
+    assert "mask_overlap.png" not in names(draw_study(run))
 
 
 def test_rewind_points_are_told_apart(

@@ -90,9 +90,9 @@ def test_the_table_and_the_figure_over_seeds(tmp_path: Path) -> None:
     assert ticket[5] == "97.45"  # 0.976, 0.977, 0.978: 97.7 - 4.303 * 0.1 / sqrt(3)
     assert lines[-3].startswith("within 1 point of the dense network down to")
     assert "n = 3" in lines[-3]
-    assert lines[-1] == f"{tmp_path}/imp/.seeds/seeds.csv, {tmp_path}/imp/.seeds/seeds.png"
-    assert (tmp_path / "imp/.seeds/seeds.png").stat().st_size > 10_000
-    table = pd.read_csv(tmp_path / "imp/.seeds/seeds.csv")
+    assert lines[-1] == f"{tmp_path}/.seeds/imp/seeds.csv, {tmp_path}/.seeds/imp/seeds.png"
+    assert (tmp_path / ".seeds/imp/seeds.png").stat().st_size > 10_000
+    table = pd.read_csv(tmp_path / ".seeds/imp/seeds.csv")
     assert list(table["n"].unique()) == [3]
     assert {"t_low", "t_high", "boot_low", "difference_low", "p_holm", "matching"} <= set(table)
 

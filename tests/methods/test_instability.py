@@ -75,7 +75,7 @@ def test_a_study_gives_the_papers_figure(tmp_path: Path) -> None:
     assert all(row["probe/lmc_error_test"] >= 0 for row in rows)
     assert rows[5]["probe/mask_iou_previous"] == pytest.approx(rows[5]["density"]), "with the full mask of its point"
     assert {path.name for path in (study.folder.path / "figures").iterdir()} == {
-        "instability.png", "layer_density.png", "lmc.png", "mask_overlap.png",
+        "instability.png", "layer_density.png", "lmc.png",
     }  # fmt: skip
     other = study_of(tmp_path, "seed=1")
     other.run()
