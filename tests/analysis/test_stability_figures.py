@@ -44,7 +44,7 @@ def lines(name: str, curve: list[float | None], points: int, **others: Any) -> R
     return {f"probe/{name}_{key}": value for key, value in facts.items()}
 
 
-def snapshots(run: Path, densities: dict[int, float], shift: int = 7) -> None:
+def snapshots(run: Path, densities: dict[int, float], shift: int = 300) -> None:
     """A mask for each round, over 1,000 weights; nested where `shift` is 0."""
     (run / "masks").mkdir()
     for k, density in densities.items():
@@ -52,7 +52,7 @@ def snapshots(run: Path, densities: dict[int, float], shift: int = 7) -> None:
         mask.save(run / "masks" / f"round_{k:03d}.safetensors", round=k, study="s", parent=None)
 
 
-def kept(k: int, density: float, shift: int = 7) -> torch.Tensor:
+def kept(k: int, density: float, shift: int = 300) -> torch.Tensor:
     return (torch.arange(1000) < round(1000 * density)).roll(shift * k)
 
 

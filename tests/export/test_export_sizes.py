@@ -93,5 +93,5 @@ def test_channel_attention_and_concatenation(name: str) -> None:
 
 def test_without_torch_pruning_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(LotteryError, match=r"^torch-pruning is not installed: pip install 'lottery\[export\]'$"):
+    with pytest.raises(LotteryError, match=r"^torch-pruning is not installed: pip install -e '\.\[export\]'$"):
         shrink(mlp(shape=SHAPE, classes=2, hidden=[3]), torch.randn(2, *SHAPE))

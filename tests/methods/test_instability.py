@@ -79,7 +79,7 @@ def test_a_study_gives_the_papers_figure(tmp_path: Path) -> None:
     }  # fmt: skip
     other = study_of(tmp_path, "seed=1")
     other.run()
-    drawn, _ = rewind(load_runs([study.folder.path, other.folder.path]), tmp_path / "out" / "instability")
+    drawn, *_ = rewind(load_runs([study.folder.path, other.folder.path]), tmp_path / "out" / "instability")
     assert drawn.read_bytes()[:4] == b"\x89PNG"
     gone = call("store", "gc", "--store", str(tmp_path / ".store"), "--runs", str(tmp_path), "--yes")
     assert "removed 0 stages" in gone.out

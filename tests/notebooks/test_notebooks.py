@@ -64,7 +64,8 @@ def texts(notebook: Any) -> list[str]:
 
 
 def test_every_paper_with_a_sweep_has_a_notebook():
-    assert sorted(papers.names()) == NAMES == sorted(FIGURES)
+    further = {"lth_conv2": "lth", "rewinding_resnet": "rewinding"}  # sweeps of other networks, from the same papers
+    assert sorted({further.get(name, name) for name in papers.names()}) == NAMES == sorted(FIGURES)
 
 
 @pytest.mark.parametrize("name", NAMES)
