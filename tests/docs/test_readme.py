@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from command_line_tools import call
 from page_runner import in_folder, run, shortened
 from page_tools import ROOT, Command, blocks
 
 README = ROOT / "README.md"
+# Studies of other methods than IMP, and what makes them short.
+OTHER = {"+exp=bip": ["method.steps=20it"], "+exp=synflow": ["method.steps=5", "probes.connectivity.points=3"]}
 
 
 def test_it_is_short() -> None:
@@ -29,21 +32,20 @@ def test_links_lead_to_files() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_command_runs(tmp_path: Path) -> None:
     """Studies in a short version. The command for SLURM runs on the test cluster: tests/launch."""
 
     def run_command(command: Command) -> object:
         if "hydra/launcher=slurm" in command.words or command.words[0] == "status":
             return None
-        return shortened(command) if command.words[0] != "paper" else call_paper(command)
+        if command.words[0] == "paper":
+            return call(*command.words)
+        if other := OTHER.get(command.words[0]):
+            return call(*command.words, "tracker=none", "train.steps=100it", "data.limit=1000", *other)
+        return shortened(command)
 
     with in_folder(tmp_path):
         assert run(README, run_command) >= 6  # type: ignore[arg-type]
     assert (tmp_path / "report.html").exists()
     assert list((tmp_path / "runs/papers/lth/smoke/figures").glob("*.png"))
-
-
-def call_paper(command: Command) -> object:
-    from command_line_tools import call
-
-    return call(*command.words)

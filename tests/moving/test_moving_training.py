@@ -236,7 +236,10 @@ def outcome(moved: Moved) -> tuple[Any, ...]:
     return result, (moved.folder / "state.safetensors").read_bytes(), moved.mask.digest
 
 
-@pytest.mark.parametrize("name", METHODS)
+QUICK = ("rigl", "gmp", "progressive")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in METHODS])
 def test_interrupted_after_each_step_it_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_batch: list[Callable[[int], object]],
     signals: Callable[[], StopFlag], name: str,
