@@ -47,7 +47,7 @@ def test_runs_what_is_missing_then_draws(tmp_path: Path, on_batch: list[Callable
     assert len(steps) == 6 * 20
     assert "2 studies, 0 of them done" in outcome.out
     figures = Path("runs/papers/tiny/smoke/figures")
-    printed = [Path(line) for line in outcome.out.splitlines()[-3:]]
+    printed = [Path(line) for line in outcome.out.splitlines()[-4:]]
     assert printed == [*(figures / f"accuracy.{kind}" for kind in ("png", "svg", "pdf")), figures / "summary.csv"]
     rows = list(csv.DictReader((figures / "summary.csv").open()))
     assert [(row["round"], row["control"], row["n"]) for row in rows] == [
