@@ -44,7 +44,10 @@ class GMP(Sparse):
 
 
 def pruned(run: MovingTraining, density: float, scope: str) -> list:
-    """Return the mask without its smallest weights, of this density in each layer, or over all layers."""
+    """Return the mask without its smallest weights, of this density over all layers.
+
+    scope: "layer": each layer keeps its share of the weights at the start; "global": all weights are ranked together
+    """
     from lottery.moving.exchange import apart, together, without_lowest
 
     kept, magnitudes = run.kept(), run.magnitudes()
@@ -52,6 +55,8 @@ def pruned(run: MovingTraining, density: float, scope: str) -> list:
         whole = together(kept)
         gone = max(0, int(whole.sum()) - round(density * whole.size))
         return apart(without_lowest(whole, together(magnitudes), gone), kept)
-    goals = [max(1, round(density * layer.size)) for layer in kept]
+    start = run.history[0][2:]
+    share = density * sum(layer.size for layer in kept) / sum(start)
+    goals = [max(1, round(share * count)) for count in start]
     numbers = [max(0, int(layer.sum()) - goal) for layer, goal in zip(kept, goals, strict=True)]
     return [without_lowest(*each) for each in zip(kept, magnitudes, numbers, strict=True)]

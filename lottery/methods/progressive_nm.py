@@ -7,6 +7,7 @@ equal length, and the mask's strength, β = max(0, 1 - c t) or e^(-c t). From `e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING, ClassVar
@@ -74,12 +75,11 @@ class ProgressiveNM(Grouped):
             loss = run.compute_gradients(step)
             run.optimize()
             return loss
-        factors = self.factors(run, step)
-        assert factors is not None
         run.masks_(self.masks(run, self.n_at(run, step), self.n_of_m[1]), step)
-        with run.multiplied(step):
+        factors = softened(run.masks, self.beta(run, step))
+        with run.multiplied(factors):
             loss = run.compute_gradients(step)
-        run.dense_gradient()
+        run.count_dense_gradient()
         if self.gradient == "derivative":
             for weight, factor in zip(run.weights, factors, strict=True):
                 if weight.grad is not None:
@@ -90,5 +90,9 @@ class ProgressiveNM(Grouped):
     def factors(self, run: MovingTraining, step: int) -> list[Tensor] | None:
         if not run.plan.begin <= step < run.plan.end:
             return None
-        beta = self.beta(run, step)
-        return [mask + (1 - mask) * beta for mask in self.masks(run, self.n_at(run, step), self.n_of_m[1])]
+        return softened(self.masks(run, self.n_at(run, step), self.n_of_m[1]), self.beta(run, step))
+
+
+def softened(masks: Sequence[Tensor], beta: float) -> list[Tensor]:
+    """Return m + (1 - m) β of each mask."""
+    return [mask + (1 - mask) * beta for mask in masks]

@@ -80,9 +80,9 @@ class SRSTE(Grouped):
     def update(self, run: MovingTraining, step: int) -> Tensor:
         """Do an optimizer step of the dense weights through the mask, and set the mask that follows from them."""
         run.masks_(self.masks(run, *self.n_of_m), step)
-        with run.multiplied(step):
+        with run.multiplied(run.masks):
             loss = run.compute_gradients(step)
-        run.dense_gradient()
+        run.count_dense_gradient()
         add_decay_(run.weights, run.masks, self.decay)
         run.optimize(masked=False)
         if step + 1 == run.end:

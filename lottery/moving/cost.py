@@ -18,7 +18,7 @@ def relative_cost(
     history:       [step, dense gradients taken, weights each layer keeps], from each change of these on, ascending
     """
     dense = sum(multiply_adds.values())
-    layers = [multiply_adds.get(name.rpartition(".")[0], 0) for name in sizes]
+    layers = [multiply_adds.get(name.removesuffix("_weight").removesuffix(".weight"), 0) for name in sizes]
     ends = [entry[0] for entry in history[1:]] + [steps]
     total = 0.0
     for (step, gradients, *kept), end in zip(history, ends, strict=True):

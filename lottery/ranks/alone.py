@@ -132,8 +132,8 @@ def use_machine(threads: int | None, processes: int = 1) -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep freed blocks of up to 1 GiB for the next allocation. Elsewhere nothing changes.
 
-    By default it returns large blocks at once. Then the system clears each page of activations and gradients in every
-    step: a third of the time of a convolution on large feature maps.
+    By default it returns large blocks at once. Then the system clears each page of activations and gradients again in
+    every step.
     """
     with suppress(AttributeError, OSError, TypeError):  # not glibc
         libc = ctypes.CDLL(None)

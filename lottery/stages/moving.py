@@ -30,7 +30,7 @@ class Movings(Trainings):
     """Trainings under a mask that moves, cached."""
 
     def check_moving(self, method: Any) -> None:
-        """Raise ConfigError for several devices, torch.compile, or a plan that is no plan."""
+        """Raise ConfigError for several devices, or a plan that is no plan."""
         if not self.ranks.alone:
             raise ConfigError.of("trainer.devices", self.config.trainer.devices, "1: a mask moves on one device")
         self.plan(method)
@@ -98,15 +98,14 @@ class MoveRun(TrainRun):
             "explored": module.share_explored(),
             "layers": list(mask),
             "history": module.history,
-            "train_cost": relative_cost(self.multiply_adds(module), sizes, module.history, module.end),
+            "train_cost": relative_cost(self.multiply_adds(), sizes, module.history, module.end),
             "snapshots": {step: digests["mask"] for step, digests in module.progress.kept.items()},
         }
         super().finish(module)
 
-    def multiply_adds(self, module: MovingTraining) -> dict[str, int]:
+    def multiply_adds(self) -> dict[str, int]:
         """Count the multiply-adds of each layer for one image."""
-        network = self.setup.network().eval()
-        return multiply_adds(network, self.setup.sample(1)[0][:1].cpu())
+        return multiply_adds(self.setup.network().eval(), self.setup.sample(1)[0][:1].cpu())
 
     def write(self, state: State, early: State | None, result: dict[str, Any]) -> None:
         self.check_kept(Progress(0, kept=result["kept"]))

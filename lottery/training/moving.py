@@ -98,8 +98,12 @@ class MovingTraining(MaskedTraining):
 
     def dense_gradient(self) -> list[NDArray]:
         """Return the gradients of pruned weights too, and count a pass that computed them."""
-        self.history[-1][1] += 1
+        self.count_dense_gradient()
         return self.gradients()
+
+    def count_dense_gradient(self) -> None:
+        """Count a step whose gradient is that of all weights, for the training's cost."""
+        self.history[-1][1] += 1
 
     def magnitudes(self) -> list[NDArray]:
         """Return |w| of every prunable weight, as flat arrays."""
@@ -158,15 +162,14 @@ class MovingTraining(MaskedTraining):
     # -- what is measured and saved -----------------------------------------------------------------------------------
 
     @contextmanager
-    def multiplied(self, step: int) -> Iterator[None]:
-        """Give the network its weights times the method's factors, if it has some, and the weights themselves after."""
-        factors = self.method.factors(self, step)
+    def multiplied(self, factors: Sequence[Tensor] | None) -> Iterator[None]:
+        """Give the network its weights times these factors, if there are some, and the weights themselves after."""
         if factors is None:
             yield
             return
         with torch.no_grad():
             own = [weight.clone() for weight in self.weights]
-            torch._foreach_mul_(self.weights, factors)
+            torch._foreach_mul_(self.weights, list(factors))
         try:
             yield
         finally:
@@ -174,11 +177,11 @@ class MovingTraining(MaskedTraining):
                 torch._foreach_copy_(self.weights, own)
 
     def score(self, split: str, remember: str = "") -> tuple[float, float]:
-        with self.multiplied(self.progress.step):
+        with self.multiplied(self.method.factors(self, self.progress.step)):
             return super().score(split, remember)
 
     def snapshot(self) -> State:
-        with self.multiplied(self.progress.step):
+        with self.multiplied(self.method.factors(self, self.progress.step)):
             return super().snapshot()
 
     def measure(self) -> None:

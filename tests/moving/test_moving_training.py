@@ -314,3 +314,8 @@ def test_what_contradicts_itself(tmp_path: Path, overrides: list[str], line: str
     outcome = call(*overrides, f"paths.runs={tmp_path}/runs", "tracker=none")
     assert outcome.status == 2
     assert line in outcome.line
+
+
+def test_by_layer_a_sparse_start_keeps_its_shares_and_the_density_is_reached(watch: Callable[..., Watched]) -> None:
+    moved = watch("method=gmp", ERK, "method.density=0.3", "method.initial=0.6", "method.every=4it").run()
+    assert abs(moved.mask.kept - 0.3 * moved.mask.size) <= len(moved.mask)

@@ -81,3 +81,8 @@ def test_groups_along_inputs_or_as_they_lie_in_memory() -> None:
     assert along.sum() == 4
     flat = Groups("w", kernel.shape, 1, 4, "flattened")(kernel)
     assert flat.view(4, 4).tolist() == [[0, 0, 0, 1]] * 4
+
+
+def test_the_cost_of_an_attention_layer_s_projection_follows_its_mask() -> None:
+    cost = relative_cost({"attn.in_proj": 60, "attn.out_proj": 40}, {"attn.in_proj_weight": 10}, [[0, 0, 5]], 4)
+    assert cost == pytest.approx((30 + 40) / 100)
