@@ -269,8 +269,7 @@ class Study:
                 "optimizer": ticket.optimizer.digest if ticket.optimizer else None,
             },
             **self.provenance(bench).record(),
-            "environment": trained.environment(),
-            "seconds": trained.result["seconds"],
+            **trained.notes,
         }
 
     def provenance(self, lab: Lab) -> Provenance:

@@ -36,6 +36,7 @@ PROBES = {  # prefix of a column -> the option that measures it
     "early_stop": "a validation split, such as data.validation=5000",
     "val_": "a validation split, such as data.validation=5000",
     "removed_units": "a method that removes layers, such as +exp=layer_tickets",
+    "probe/explored": "a method whose mask moves, such as +exp=rigl",
     "search_": "a method that searches for masks, such as +exp=bip",
 }
 

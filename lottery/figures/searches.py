@@ -73,9 +73,9 @@ def draw_searches(
         if tables:
             name = f"{group.words or 'search'} (n = {len(tables)})"
             errors = [100 * (1 - table["val_accuracy"]) if validated else table["train_loss"] for table in tables]
-            _line(error, errors, number, name)
-            _line(swaps, [table["swaps"] for table in tables], number, name)
-            _line(overlap, [table["magnitude_iou"] for table in tables], number, name)
+            draw_series(error, errors, number, name)
+            draw_series(swaps, [table["swaps"] for table in tables], number, name)
+            draw_series(overlap, [table["magnitude_iou"] for table in tables], number, name)
     words = "validation error (%)" if validated else "training loss (nats)"
     least, most = error.dataLim.intervaly if error.lines else (1, 1)
     error.set_ylabel(f"{words}, log scale" if most > WIDE * least > 0 else words)
@@ -100,7 +100,7 @@ def draw_searches(
         axes.grid(axis="y")
 
 
-def _line(axes: Axes, series: Sequence[pd.Series], number: int, name: str) -> None:
+def draw_series(axes: Axes, series: Sequence[pd.Series], number: int, name: str) -> None:
     """Draw the mean and range of several series at each step."""
     table = pd.concat(series, axis=1).dropna(how="all")
     if table.empty:

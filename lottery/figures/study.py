@@ -16,6 +16,7 @@ from lottery.figures.density import accuracy, early_stop
 from lottery.figures.experiments import NothingToDraw, measured
 from lottery.figures.layers import layers
 from lottery.figures.masks import layer_density, overlap
+from lottery.figures.moving import moving
 from lottery.figures.regimes import regimes
 from lottery.figures.rewinding import rewind
 from lottery.figures.searches import search
@@ -50,6 +51,7 @@ ALWAYS: dict[str, Draw] = {
     "lmc_previous": partial(lmc, between="previous"),
     "lmc_path": partial(lmc, between="path"),
     "search": search,
+    "moving": moving,
     "mask_overlap": overlap,
 }
 
@@ -63,10 +65,11 @@ def draw_study(run: Path, only: Collection[str] | None = None) -> list[Path]:
     """Draw the figures of a study into `run`/figures, and return their paths. only: their names; default: all.
 
     They are accuracy.png and early_stop.png (or layers.png, instability.png, regimes.png), and for every method
-    layer_density.png, lmc.png (lmc_previous.png, lmc_path.png), search.png and mask_overlap.png. A figure for which
-    nothing was measured (early stopping without a validation split), or that has nothing to compare (masks of which
-    each is part of the one before), is left out. So is one that cannot be drawn: a warning says why, and its traceback
-    is in study.log. Raises LotteryError where `run` is no run folder; Interrupted and LeaseLost pass through.
+    layer_density.png, lmc.png (lmc_previous.png, lmc_path.png), search.png, moving.png and mask_overlap.png. A
+    figure for which nothing was measured (early stopping without a validation split), or that has nothing to
+    compare (masks of which each is part of the one before), is left out. So is one that cannot be drawn: a warning
+    says why, and its traceback is in study.log. Raises LotteryError where `run` is no run folder; Interrupted and
+    LeaseLost pass through.
     """
     try:
         frame = load_runs([run])

@@ -34,6 +34,9 @@ COLUMNS = {  # column: words for its axis, and the factor of its values
     "probe/angle_order": ("another data order: angle (°)", 1.0),
     "probe/l2_pruning": ("pruning: L2", 1.0),
     "probe/angle_pruning": ("pruning: angle (°)", 1.0),
+    "probe/explored": ("weights ever kept (%)", 100.0),
+    "probe/moves": ("moves of the mask", 1.0),
+    "probe/train_cost": ("multiply-adds of training / dense", 1.0),
     "probe/cost_step_speedup": ("speed-up of a training step", 1.0),
 }
 SILENT = ("method", "model", "data", "train")  # groups that are left out of an option's words

@@ -13,6 +13,7 @@ from lottery.stages.round import Round
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lottery.moving.plan import Plan
     from lottery.stages.lab import Lab
     from lottery.ticket import Mask
     from lottery.training.moving import MovingTraining
@@ -65,6 +66,13 @@ class Moving(Checked):
     def move(self, run: MovingTraining, step: int) -> None:
         """Do the optimizer's part of the step, and move the mask."""
         raise NotImplementedError
+
+    def expected_exploration(self, plan: Plan, sizes: list[int], kept: list[int], step: int) -> float | None:
+        """Return the share of weights kept by `step`, expected of growth at random; None where none is expected.
+
+        sizes, kept: the entries of each layer, and those it keeps at the start
+        """
+        return None
 
     def factors(self, run: MovingTraining, step: int) -> list[Tensor] | None:
         return None

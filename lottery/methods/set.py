@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lottery.errors import ConfigError
 from lottery.methods.moving import Sparse
 from lottery.methods.shows import Shows
-from lottery.moving.plan import DECAYS
+from lottery.moving.plan import DECAYS, Plan, expected_exploration
 from lottery.ranges import length, number, one_of, option
 
 if TYPE_CHECKING:
@@ -54,8 +54,20 @@ class SET(Exchanging):
         else:
             run.optimize()
             gains = chance(run, step)
-        share = self.share * DECAYS[self.decay](run.plan.progress(step))
+        share = self.share_at(run.plan, step)
         run.move_(step, exchanged(run.kept(), run.magnitudes(), gains, share, self.grow == "random"))
+
+    def share_at(self, plan: Plan, step: int) -> float:
+        """Return the share of the kept weights that changes places in this step."""
+        return self.share * DECAYS[self.decay](plan.progress(step))
+
+    def expected_exploration(self, plan: Plan, sizes: list[int], kept: list[int], step: int) -> float:
+        shares = [self.share_at(plan, move) for move in range(step) if plan.due(move)]
+        found = 0.0
+        for size, count in zip(sizes, kept, strict=True):
+            exact = [min(int(share * count), size - count) / count for share in shares if count]
+            found += size * expected_exploration(count / size, exact) if count < size else size
+        return found / sum(sizes)
 
 
 @dataclass

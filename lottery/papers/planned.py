@@ -24,7 +24,7 @@ from lottery.stages.lab import Lab
 from lottery.stages.layers import LayerStages
 from lottery.stages.masks import Scores
 from lottery.stages.store import Stage
-from lottery.stages.trained import Finished, Searched, Trained
+from lottery.stages.trained import Finished, Moved, Searched, Trained
 from lottery.state import State, StateRef
 from lottery.ticket import Mask, Ticket
 from lottery.training.search_options import Search
@@ -106,12 +106,18 @@ class PlannedTrained(_Planned, Trained):
     """A training that is not computed."""
 
 
-class PlannedSearched(_Planned, Searched):
-    """A search that is not computed."""
-
+class _PlannedMask(_Planned):
     @property
     def mask(self) -> Mask:
         return PlannedMask(self.ticket.mask.shapes, self.key)
+
+
+class PlannedSearched(_PlannedMask, Searched):
+    """A search that is not computed."""
+
+
+class PlannedMoved(_PlannedMask, Moved):
+    """A training under a mask that moves that is not computed."""
 
 
 # -- the lab ----------------------------------------------------------------------------------------------------------
@@ -140,14 +146,23 @@ class PlannedLab(Lab):
     def _train_stage(self, ticket: Ticket, until: int | None, keep: set[int]) -> Trained:
         """Record a training, or its part up to a step. The steps that the first study requests are kept."""
         stage, whole = (self.store.stage("train", self._train_inputs(ticket, end)) for end in (until, None))
-        end, every = ticket.step + ticket.steps if until is None else until, self._recipe_of(ticket).eval_every
-        self._note(stage, end - ticket.step, end // every - ticket.step // every, measured=until is None)
+        self._note_training(stage, ticket, ticket.step + ticket.steps if until is None else until, until is None)
         if until is None:
             done = stage.done and stage.key not in self.ledger.kept
             keep = self.ledger.kept.setdefault(stage.key, set(map(int, stage.result()["kept"])) if done else keep)
         kept = {step: {what: state_of(whole.key, what, step) for what in ("state", "optimizer")} for step in keep}
         result = {"state_digest": state_of(stage.key).digest, "curve": [], "seconds": 0.0}
         return PlannedTrained(ticket, stage.key, stage.folder, result, stage.done, kept)
+
+    def _move_stage(self, ticket: Ticket, inputs: dict[str, Any], compute: Callable[[Stage], None]) -> Moved:
+        stage = self.store.stage("train", inputs)
+        self._note_training(stage, ticket, ticket.step + ticket.steps)
+        result = {"state_digest": state_of(stage.key).digest, "curve": [], "seconds": 0.0}
+        return PlannedMoved(ticket, stage.key, stage.folder, result, stage.done, {})
+
+    def _note_training(self, stage: Stage, ticket: Ticket, end: int, measured: bool = True) -> None:
+        every = self._recipe_of(ticket).eval_every
+        self._note(stage, end - ticket.step, end // every - ticket.step // every, measured)
 
     def _search_stage(self, ticket: Ticket, search: Search) -> Searched:
         stage = self.store.stage("search", self._search_inputs(ticket, search))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from lottery.training.module import Hooks, MaskedTraining
 from lottery.training.moving import MovingTraining
 from lottery.training.progress import Progress
 
-VERSION = 1  # raise when the numerics of all such trainings change; for one method alone raise its `revision`
+VERSION = 2  # raise when the numerics of all such trainings change; for one method alone raise its `revision`
 UNKEYED = ("allocation", "snapshots")  # the mask at the start stands for the first
 
 
@@ -57,6 +58,9 @@ class Movings(Trainings):
         def compute(stage: Stage) -> None:
             MoveRun(self, stage, ticket, None, keep, method, plan).compute()
 
+        return self._move_stage(ticket, inputs, compute)
+
+    def _move_stage(self, ticket: Ticket, inputs: dict[str, Any], compute: Callable[[Stage], None]) -> Moved:
         return self.cached("train", inputs, compute, partial(Moved.read, ticket))
 
 
@@ -95,13 +99,24 @@ class MoveRun(TrainRun):
         self.further = {
             "mask_digest": mask.digest,
             "moves": module.moves,
-            "explored": module.share_explored(),
+            "explored": module.explored_weights() / mask.size,
             "layers": list(mask),
+            "points": self.points(module, sizes),
             "history": module.history,
             "train_cost": relative_cost(self.multiply_adds(), sizes, module.history, module.end),
             "snapshots": {step: digests["mask"] for step, digests in module.progress.kept.items()},
         }
         super().finish(module)
+
+    def points(self, module: MovingTraining, sizes: dict[str, int]) -> list[dict[str, Any]]:
+        """Return the mask's course: moves, share explored, the share expected, and layer densities, where measured."""
+        start, total, found = module.points[0][3:], sum(sizes.values()), []
+        for step, moves, explored, *kept in module.points:
+            densities = {name: count / size for count, (name, size) in zip(kept, sizes.items(), strict=True)}
+            point = {"step": step, "moves": moves, "density": sum(kept) / total, "explored": explored / total}
+            expected = self.method.expected_exploration(self.plan, list(sizes.values()), start, step)
+            found.append(point | {"expected": expected, "layer_density": densities})
+        return found
 
     def multiply_adds(self) -> dict[str, int]:
         """Count the multiply-adds of each layer for one image."""

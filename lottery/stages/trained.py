@@ -44,6 +44,11 @@ class Trained(Finished):
         """What a row says of the training besides its scores."""
         return {}
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a row's details say of the training."""
+        return {"environment": self.environment(), "seconds": self.result["seconds"]}
+
     @classmethod
     def read(cls, ticket: Ticket, stage: Stage, cached: bool) -> Self:
         result = stage.result()
@@ -107,8 +112,12 @@ class Moved(Trained, Masked):
 
     @property
     def facts(self) -> dict[str, Any]:
-        found = {name: self.result[name] for name in ("moves", "explored", "train_cost")}
+        found = {f"probe/{name}": self.result[name] for name in ("moves", "explored", "train_cost")}
         return {"start_mask_digest": self.ticket.mask.digest, **found}
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return {"moving": self.result["points"], **super().notes}
 
 
 def kept_states(folder: Path, step: int | str, digests: dict[str, str]) -> dict[str, StateRef]:

@@ -153,11 +153,14 @@ Item = Metrics | Image | Table | Artifact
 def round_items(row: Row, curve: list[list[Any]], start: int, folder: Path, mask: Artifact) -> Iterator[Item]:
     """Yield the items of a round or control, in order: training curve, a ticket's search, row, a ticket's mask.
 
+    Where the mask moved in training, its course comes with the search.
+
     start: step at which the curve begins on the axis of all curves. folder: the run folder.
     """
     yield from map(Metrics, curve_rows(row, curve, start))
     if not row["control"]:
         yield from map(Metrics, search_rows(folder, row["round"]))
+        yield from map(Metrics, moving_rows(folder, row))
     yield Metrics(round_row(row))
     if not row["control"]:
         yield mask
@@ -198,6 +201,7 @@ CHARTS = {  # axis -> prefix, and the names below it
                          "early_stop_test_accuracy", "density"}),
     "curve/total_step": ("curve/", {"train_loss", "val_loss", "val_accuracy", "lr", "total_step", "step", "round"}),
     "search/step": ("search/", {"train_loss", "val_accuracy", "swaps", "magnitude_iou", "step"}),
+    "moving/step": ("moving/", {"density", "explored", "step"}),
 }  # fmt: skip
 
 
@@ -247,6 +251,17 @@ def search_rows(folder: Path, round: int) -> list[dict[str, float]]:
         for entry in Run(folder).search
         if entry["round"] == round
     ]
+
+
+def moving_rows(folder: Path, row: Row) -> list[dict[str, float]]:
+    """Read the course of a round's mask from the run folder: a dictionary moving/NAME -> value for each point."""
+    if "probe/explored" not in row:
+        return []
+    found = []
+    for point in Run(folder).details(row["round"])["moving"]:
+        layers = {f"density/{name}": value for name, value in point.pop("layer_density").items()}
+        found.append({placed(f"moving/{name}"): value for name, value in (point | layers).items() if value is not None})
+    return found
 
 
 def curve_rows(row: Row, curve: list[list[Any]], start: int) -> list[dict[str, float]]:

@@ -63,7 +63,8 @@ class Mirror:
     Keys are fixed, with `round` as their axis: `round/test_accuracy`, and `round/control/KIND-0/test_accuracy` for the
     first copy of a control. Training curves (`curve/val_loss`, `curve/lr`, …) have the axis `curve/total_step`: the
     tickets' trainings end to end, each control beside its ticket. `curve/round` and `curve/step` give the training of a
-    point and the step in it. A search for a mask is `search/NAME`, as in search.csv, with the axis `search/step`.
+    point and the step in it. A search for a mask is `search/NAME`, as in search.csv, with the axis `search/step`. The
+    course of a mask that moves is `moving/NAME`, with the axis `moving/step`.
     Keys that W&B shall not draw by itself begin with `more/`: `more/round/density/LAYER`, `more/round/probe/NAME`,
     `more/round/control/KIND-COPY/NAME`, `more/curve/control/KIND-COPY/val_loss` (`items.placed`).
     The table `rounds` has a row for each row of the study.

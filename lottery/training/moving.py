@@ -52,10 +52,12 @@ class MovingTraining(MaskedTraining):
         self.current = self.ticket.mask  # when the training begins or continues
         self.explored = [bits.copy() for bits in self.current.packed.values()]
         self.history: list[list[int]] = []  # [step, dense gradients, weights each layer keeps], from each change on
+        self.points: list[list[int]] = []  # [step, moves, weights ever kept, weights each layer keeps], where measured
         if saved := self.progress.beside:
             self.current = Mask({name: saved[f"mask/{index}"].bool() for index, name in enumerate(self.names)})
             self.explored = [saved[f"explored/{index}"].numpy() for index in range(len(self.names))]
             self.history, self.moves = saved["history"].tolist(), int(saved["moves"])
+            self.points = saved["points"].tolist()
             # The state is as it was: neither what has grown since the start, nor dense weights below a mask, are zero.
             self.ticket = replace(self.ticket, mask=Mask.ones(self.ticket.mask.shapes))
 
@@ -75,7 +77,8 @@ class MovingTraining(MaskedTraining):
     def beside(self) -> State:
         tensors = {f"mask/{index}": mask.bool() for index, mask in enumerate(self.masks)}
         tensors |= {f"explored/{index}": torch.from_numpy(bits) for index, bits in enumerate(self.explored)}
-        return tensors | {"moves": torch.tensor(self.moves), "history": torch.tensor(self.history)}
+        numbers = {"moves": self.moves, "history": self.history, "points": self.points}
+        return tensors | {name: torch.tensor(value) for name, value in numbers.items()}
 
     def note_counts(self, step: int) -> None:
         """Note how many weights each layer keeps from this step on, if that has changed."""
@@ -187,6 +190,7 @@ class MovingTraining(MaskedTraining):
     def measure(self) -> None:
         """Measure as a masked training does. The early-stop point is one of the steps with the mask of the end."""
         super().measure()
+        self.points.append([self.progress.step, self.moves, self.explored_weights(), *self.history[-1][2:]])
         if self.progress.step <= self.plan.end and self.progress.step < self.end:
             self.progress.best_loss, self.progress.best_step, self.progress.best_state = float("inf"), None, None
 
@@ -194,6 +198,6 @@ class MovingTraining(MaskedTraining):
         """Return the current mask."""
         return Mask({name: mask.bool().cpu() for name, mask in zip(self.names, self.masks, strict=True)})
 
-    def share_explored(self) -> float:
-        """Return the share of the prunable weights that were ever kept, in [0, 1]."""
-        return sum(int(np.unpackbits(bits).sum()) for bits in self.explored) / self.ticket.mask.size
+    def explored_weights(self) -> int:
+        """Return how many of the prunable weights were ever kept."""
+        return sum(int(np.bitwise_count(bits).sum()) for bits in self.explored)
