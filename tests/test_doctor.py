@@ -111,6 +111,7 @@ def test_overrides_that_are_wrong_are_one_line(here: Path) -> None:
     assert done.line.startswith("lottery: paths.stor: no such key (did you mean 'paths.store'?)")
 
 
+@pytest.mark.slow
 def test_the_quick_part_needs_no_torch_and_wandb_is_asked_without_network(here: Path) -> None:
     look = (
         "import sys; from lottery import doctor; from lottery.config import settings; "

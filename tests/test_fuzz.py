@@ -76,6 +76,7 @@ def override(rng: random.Random, known: list[str]) -> str:
     return rng.choice(["", "", "", "+", "++", "~"]) + key + "=" + rng.choice(OVERRIDES)
 
 
+@pytest.mark.slow
 def test_whatever_is_composed_wrong_is_one_line() -> None:
     """Hydra takes a fraction of a second; so most inputs are set in a configuration that it has composed before."""
     rng, base, options = random.Random(1), composed(["+exp=imp_rewind"]), groups()
@@ -266,6 +267,7 @@ READERS: dict[str, tuple[tuple[Reader, ...], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_whatever_is_read_damaged_is_one_line(name: str, house: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)

@@ -142,6 +142,7 @@ def timeless(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name not in ("seconds", "kept")}
 
 
+@pytest.mark.slow
 def test_an_option_that_a_stage_reads_is_in_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = composed([*BASE])
     found = digits(settings(cfg).data, tmp_path)

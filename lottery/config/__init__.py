@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from omegaconf import II, DictConfig, OmegaConf
@@ -212,6 +213,7 @@ class Config:
     paths: Paths = field(default_factory=Paths)
 
 
+@cache
 def register() -> None:
     """Register the schemas with Hydra: the whole study's, and one for each model family."""
     from hydra.core.config_store import ConfigStore  # commands that only read configurations do without Hydra

@@ -153,6 +153,7 @@ def text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", TABLES, ids=lambda table: table.__name__)
 def test_a_study_draws_what_it_can_and_warns_of_nothing(
     spoil: Callable[..., Any], make: Callable[..., Path], caplog: pytest.LogCaptureFixture, unsaved: None
@@ -185,6 +186,7 @@ PLOTS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", TABLES, ids=lambda table: table.__name__)
 def test_a_plot_is_drawn_or_refused_in_one_line(
     spoil: Callable[..., Any], make: Callable[..., Path], tmp_path: Path, unsaved: None
@@ -195,6 +197,7 @@ def test_a_plot_is_drawn_or_refused_in_one_line(
             assert plot(frame, tmp_path / "figure")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [none_kept, all_nan, all_null], ids=lambda table: table.__name__)
 def test_reports(spoil: Callable[..., Any], make: Callable[..., Path], tmp_path: Path) -> None:
     for method in METHODS:

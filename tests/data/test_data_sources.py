@@ -66,6 +66,7 @@ def test_mnist1d_needs_no_folder_that_can_be_written_to(read_options, tmp_path, 
     assert load(read_options("mnist1d"), NOWHERE, split_seed=0).sizes["test"] == 1000
 
 
+@pytest.mark.slow
 def test_mnist1d_leaves_global_generators_alone_and_is_the_same_twice():
     def generate():
         return sources.make_mnist1d().digest

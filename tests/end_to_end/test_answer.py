@@ -250,6 +250,7 @@ def test_a_spoilt_record_is_no_answer(what: str, study: Path, capsys: pytest.Cap
     assert (study / LOG).read_bytes() == log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["altered mask", "missing row", "missing stage", *UNFINISHED])
 def test_a_spoilt_record_is_made_whole_by_a_run(what: str, study: Path) -> None:
     before = results(study)
@@ -273,6 +274,7 @@ def test_another_tracker_is_written_and_then_answered(study: Path) -> None:
     assert csv.read_bytes() == written
 
 
+@pytest.mark.slow
 def test_wandb_is_asked_for_its_record(study: Path) -> None:
     args = (*QUICK[1:], "tracker=wandb", "tracker.mode=offline")
     assert not answers(study, *args)
@@ -285,6 +287,7 @@ def test_wandb_is_asked_for_its_record(study: Path) -> None:
     assert list((study / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_other_data_in_the_cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "data/mnist.safetensors"
@@ -310,6 +313,7 @@ def test_other_data_in_the_cache_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert results(run) == first
 
 
+@pytest.mark.slow
 def test_edited_code_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network's module, and one that it imports."""
     monkeypatch.chdir(tmp_path)
@@ -340,6 +344,7 @@ def test_edited_code_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert json.loads((run / "rounds.jsonl").read_text().splitlines()[0])["prunable"] == 9 * 50
 
 
+@pytest.mark.slow
 def test_code_that_is_edited_while_a_study_runs_is_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network's module is edited when it is imported, after the study has begun."""
     monkeypatch.chdir(tmp_path)
@@ -355,6 +360,7 @@ def test_code_that_is_edited_while_a_study_runs_is_no_record(tmp_path: Path, mon
     assert '"inputs"' not in (run_folder(tmp_path) / "manifest.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_failed_probe_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -55,6 +55,7 @@ def test_own_modules_are_found_wherever_the_command_is_given(project: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_a_run_folder_remembers_where_own_code_was(project: Path) -> None:
     elsewhere = project.parent / "elsewhere"
     swept = ("-m", "hydra/launcher=local", "hydra.launcher.workers=1", "--config-dir", str(project / "own"))

@@ -111,6 +111,7 @@ def test_workers_killed_one_by_one(tmp_path: Path, start: Any, alone_found: dict
     assert record(runs) == alone_found
 
 
+@pytest.mark.slow
 def test_the_main_process_killed(tmp_path: Path, start: Any, alone_found: dict[str, Any]) -> None:
     """Its workers save their trainings and end by themselves; the same command goes on."""
     runs = tmp_path / "runs"
@@ -125,6 +126,7 @@ def test_the_main_process_killed(tmp_path: Path, start: Any, alone_found: dict[s
     assert record(runs) == alone_found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_ends_all(tmp_path: Path, start: Any, alone_found: dict[str, Any], signum: signal.Signals) -> None:
     runs, log = tmp_path / "runs", tmp_path / "runs.log"
@@ -140,6 +142,7 @@ def test_a_signal_ends_all(tmp_path: Path, start: Any, alone_found: dict[str, An
     assert record(runs) == alone_found
 
 
+@pytest.mark.slow
 def test_three_studies_on_one_store_train_nothing_twice(
     tmp_path: Path, start: Any, alone_found: dict[str, Any]
 ) -> None:
@@ -167,6 +170,7 @@ def test_an_error_is_that_of_one_process(tmp_path: Path, start: Any) -> None:
     assert "loss" in last[0]
 
 
+@pytest.mark.slow
 def test_copies_for_probes_are_trained_by_workers(tmp_path: Path, start: Any) -> None:
     copies = ("probes=none", "+probes.order={_target_:lottery.probes.copies.DataOrder,copies:3}", "method.rounds=1")
     process = start(*copies)

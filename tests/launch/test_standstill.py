@@ -39,6 +39,7 @@ def statuses(runs: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> lis
     return found
 
 
+@pytest.mark.slow
 def test_a_probe_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first run gets on, by the dense training."""
     monkeypatch.setenv("INTERRUPT", "probing")
@@ -61,12 +62,14 @@ def test_a_probe_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "runs" / ".jobs").exists()
 
 
+@pytest.mark.slow
 def test_a_step_a_run_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERRUPT", "training")
     assert statuses(RUNS + 3, monkeypatch, "train.steps=3it", "train.eval_every=1it") == [143] * (RUNS + 3)
     assert call(*STUDY, "train.steps=3it", "train.eval_every=1it").status == 0  # two trainings of three steps
 
 
+@pytest.mark.slow
 def test_a_measured_batch_a_run_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation that takes longer than the job ever runs at a time: of 300 images, 100 at a time, three times."""
     monkeypatch.setenv("INTERRUPT", "measuring")

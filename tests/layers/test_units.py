@@ -515,6 +515,7 @@ print(work(1600))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_at_most_two_networks_and_a_fifth() -> None:
     """Of 123 MB of parameters beside small features: finding, checking and rebuilding, in a process of its own."""

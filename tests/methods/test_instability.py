@@ -66,6 +66,7 @@ def study_of(tmp_path: Path, *overrides: str) -> Study:
     return Study(composed([*small, *method, *probes, "controls.random=1", f"paths.runs={tmp_path}", *overrides]))
 
 
+@pytest.mark.slow
 def test_a_study_gives_the_papers_figure(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     rows = study.run()
@@ -86,6 +87,7 @@ def test_a_study_gives_the_papers_figure(tmp_path: Path) -> None:
     assert study_of(tmp_path).run() == rows
 
 
+@pytest.mark.slow
 def test_without_barriers_there_is_no_figure(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     study.run()

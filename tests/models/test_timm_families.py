@@ -47,12 +47,14 @@ def families_script() -> ModuleType:
 
 SCRIPT = families_script()
 FAMILIES = {family.name: family for family in SCRIPT.FAMILIES}
-TRIED = [
+SMALLER = [
     *("resnet18", "resnetv2_18", "resnext50_32x4d", "regnetx_002", "vgg11_bn", "densenet121", "mobilenetv2_035"),
     *("mobilenetv3_small_050", "efficientnet_lite0", "ghostnet_050", "convnext_atto", "vit_tiny_patch16_224"),
     *("deit3_small_patch16_224", "beit_base_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s16_224"),
     *("mobilevit_xxs", "levit_128s"),
 ]
+QUICK = ("resnet18", "mobilenetv2_035", "vit_tiny_patch16_224")  # the others are slow tests
+TRIED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SMALLER]
 # Of a network whose branches or classifier start at zero nothing can be scored: BN's scales to 1, or all weights anew.
 ALIVE = {"mixer_s16_224": {"init": "kaiming_normal"}}
 # Attention with a single key, on features of one pixel, is 1 whatever the query is: so its weights have no gradient.
@@ -169,6 +171,7 @@ def test_a_classifier_of_zeros_leaves_nothing_to_choose_by(lab_of: Callable[...,
         lab.scores(lab.initial.state, lab.initial.mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_050"])
 def test_every_method_runs(name: str, tmp_path: Path) -> None:
     """IMP, random masks, SNIP, SynFlow, GraSP and layer tickets, from configuration to the last round."""

@@ -222,21 +222,19 @@ def test_what_a_set_has_explored_is_what_is_expected(watch: Callable[..., Watche
 def test_the_counts_of_lenet_and_its_first_drop(watch: Callable[..., Watched]) -> None:
     """18,715, 6,906 and 1,000 weights of ERK at 10 %, 26,621 in all: the house takes the one weight too many from one.
 
-    The first move of RigL drops 5,614, 2,071 and 300 of them (methods_next, B12).
+    The first move drops int(0.3 k) of them, 5,614 and 2,071 (Evci et al. 2020). The output layer is full: it has no
+    room to grow, so nothing of it goes.
     """
     studied = watch(
-        "method=rigl", ERK, "method.density=0.1", "method.every=1it", "train.steps=2it", "rewind=init",
+        "method=set", ERK, "method.density=0.1", "method.every=1it", "train.steps=2it", "rewind.to=1it",
         "method.end=1.0", "method.decay=constant", model="lenet_300_100", data="mnist",
     )  # fmt: skip
-    moved = studied.run()
-    kept = list(moved.ticket.mask.layer_kept.values())
+    kept = list(studied.run().ticket.mask.layer_kept.values())
     assert sum(kept) == 26_620
     assert np.abs(np.subtract(kept, [18_715, 6_906, 1_000])).sum() == 1
     (move,) = studied.moves
-    assert [int(before.sum()) for before in move["before"]] == kept
-    assert [int(0.3 * number) for number in kept] == [5_614, 2_071, 300]
     went = [int((before & ~now).sum()) for before, now in zip(move["before"], move["now"], strict=True)]
-    assert all(0 < gone <= number for gone, number in zip(went, [5_614, 2_071, 300], strict=False))
+    assert went == [5_614, 2_071, 0]
 
 
 def test_the_decay_of_srste_is_in_the_gradient() -> None:

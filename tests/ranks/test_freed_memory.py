@@ -29,6 +29,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep what is freed")
 def test_a_block_that_was_freed_is_used_again() -> None:
     assert faults("kept") * 10 < faults("returned")

@@ -145,6 +145,7 @@ def test_a_holder_that_sleeps_is_relieved_and_finds_out(tmp_path: Path, other: O
     lease.release()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("jump", [-1e9, 1e9, 0.0])
 def test_clocks_do_not_matter(tmp_path: Path, jump: float) -> None:

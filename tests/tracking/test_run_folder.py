@@ -139,6 +139,7 @@ def derived(run: Path) -> list[Path]:
 # -- everything is rebuilt ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_file_is_rebuilt_when_it_is_missing_or_damaged(
     name: str, copy: Callable[..., Any], undrawn: None, said: list[str]

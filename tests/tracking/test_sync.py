@@ -390,6 +390,7 @@ def tracked(folder: Path, study: Any, *parts: range, mode: str = "offline") -> N
         tracker.close("finished" if part is parts[-1] else "failed")
 
 
+@pytest.mark.slow
 def test_the_real_client_sends_two_studies_and_their_lineage(
     make: Callable[..., Path], study: Any, server: Server, home: Path
 ) -> None:
@@ -433,6 +434,7 @@ def test_the_real_client_sends_two_studies_and_their_lineage(
     assert list(home.rglob("*")) == []
 
 
+@pytest.mark.slow
 def test_an_online_study_that_continues_sends_only_what_is_new(
     make: Callable[..., Path], study: Any, server: Server, home: Path
 ) -> None:

@@ -269,6 +269,7 @@ def test_a_run_of_the_users_own_is_left_alone(study: Any, home: Path, tmp_path: 
 
 
 @linux
+@pytest.mark.slow
 def test_a_killed_service_costs_a_warning_and_the_next_study_has_a_new_one(
     study: Any, home: Path, warnings_of: Warnings
 ) -> None:
@@ -299,6 +300,7 @@ def test_a_killed_service_costs_a_warning_and_the_next_study_has_a_new_one(
 
 
 @linux
+@pytest.mark.slow
 def test_a_service_that_hangs_does_not_hold_the_study(study: Any, home: Path, warnings_of: Warnings) -> None:
     tracker = tracker_of(study)
     tracker.start(CONFIG_YAML)
@@ -315,6 +317,7 @@ def test_a_service_that_hangs_does_not_hold_the_study(study: Any, home: Path, wa
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_server_out_of_reach_means_offline(
     study: Any, home: Path, warnings_of: Warnings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
