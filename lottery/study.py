@@ -91,7 +91,7 @@ class Study:
                 LOG.warning(note)
             tracker = make_tracker(self.config, self.key, self.folder.path)
             tracker.start(self.yaml)
-            follow(lab, tracker, self.terminal.progress, self.config.method["_target_"])
+            follow(lab, tracker, self.terminal.progress, self.config.method["_target_"], self.crew)
             with self.crew.at_work(self.terminal, self.stop) if self.crew else nullcontext():
                 rows = self.record_all(lab, tracker)
             drawn = self.drawn(tracker, rows)

@@ -40,6 +40,7 @@ from lottery.stages.round import Round
 from lottery.stages.store import Stage
 from lottery.study import Study
 from lottery.ticket import Ticket
+from lottery.tracking.trackers import with_rates
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -158,6 +159,7 @@ class Worker:
         store = WorkerStore(Path(study.config.paths.store), f"{study.config.name}/{study.key}", stop, attempts=attempts)
         store.send, store.spare, store.on_wait = send, self.spare, lambda _: None
         self.lab = Lab(study.config, stop, self.tick, store)
+        self.lab.on_points = self.points
         self.left: list[Spare] = []
         self.at: dict[str, Any] = {}  # the round, control and copy at work
         self._ticked = 0.0
@@ -211,6 +213,11 @@ class Worker:
         if number:
             control, copy = f"{control} {copy} copy" if control else "copy", number
         self.at, self._ticked = {"round": round, "control": control, "copy": copy}, 0.0
+
+    def points(self, ticket: Ticket, curve: list[list[Any]]) -> None:
+        """Report new points of the curve of a round's training, or a control's."""
+        if self.at["round"] is not None and not str(self.at["control"] or "").endswith("copy"):
+            self.send({"points": self.at, "curve": with_rates(curve, ticket, ticket.recipe or self.lab.recipe)})
 
     def tick(self, ticket: Ticket, step: int, loss: float, accuracy: float | None) -> None:
         """Report the progress of a training."""

@@ -49,6 +49,7 @@ def test_without_a_gpu_it_says_what_it_would_check(gpu: ModuleType, capsys: pyte
     assert all(f"\n{check} " in said for check in gpu.CHECKS)
 
 
+@pytest.mark.slow
 def test_the_cpu_equals_itself(gpu: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Each check but that of CUDA, on small networks: masks and losses are the same bits."""
     setting = gpu.Setting("cpu", str(tmp_path), small=True)

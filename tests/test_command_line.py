@@ -211,6 +211,7 @@ def read_config(run: Path) -> DictConfig:
     return cfg
 
 
+@pytest.mark.slow
 def test_a_sweep_over_seeds_and_a_group(tmp_path: Path) -> None:
     outcome = call("-m", *QUICK, "seed=0,1", "optim=sgd,adam")
     assert (outcome.status, outcome.err) == (0, "")
@@ -348,6 +349,7 @@ def test_a_second_ctrl_c_does_not_wait(at_batch: dict[int, Callable[[], None]]) 
     assert call(*QUICK).status == 0
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_sweep(at_batch: dict[int, Callable[[], None]], tmp_path: Path) -> None:
     """In the second of three studies of forty steps each."""
     at_batch[47] = kill(signal.SIGTERM)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lottery.ticket import Ticket
@@ -67,6 +68,17 @@ class StudyProgress:
     @property
     def _own(self) -> AtWork:
         return AtWork(self.round, self.control, self.copy, self.step, self.steps, self.share)
+
+    def next(self, place: Mapping[str, Any]) -> bool:
+        """Whether a training of another process is one of this round, or the next ticket, of which no more is missing.
+
+        Then it is known where its curve begins on the axis of all curves.
+        """
+        if str(self.control or "").endswith("copy"):  # its round is not on record yet
+            return False
+        if place["control"]:
+            return self.control is not None and place["round"] == self.round
+        return bool(place["round"] == self.round + (self.control is not None))
 
     @property
     def shown(self) -> AtWork:

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -57,6 +58,9 @@ class Crew:
             self._ends.append(here)
             self._processes[number] = process
         self.listener: Listener | None = None
+        # Called in the main thread with round, control and copy of a training, and new points of its curve.
+        self.on_points: Callable[[dict[str, Any], list[list[Any]]], object] = lambda place, curve: None
+        self._points: deque[tuple[dict[str, Any], list[list[Any]]]] = deque()
         self.stop = StopFlag()
         self._began: set[str] = set()  # keys of the stages that they computed, or were computing
         self._told: set[str] = set()  # warnings of theirs that were logged
@@ -134,7 +138,14 @@ class Crew:
         while not stage.done and self.left:
             if self.stop:
                 raise Interrupted(self.stop.signum or 0, "while its workers trained")
+            self._tell_points()
             sleep(next(pause))
+        self._drain()
+        self._tell_points()  # before the stage's round is recorded
+
+    def _tell_points(self) -> None:
+        while self._points:
+            self.on_points(*self._points.popleft())
 
     def computed(self, stage: Stage) -> bool:
         """Whether a worker computed this stage, rather than found it."""
@@ -167,6 +178,8 @@ class Crew:
                 self.listener.working(worker, at)
             case {"finished": kind} if self.listener:
                 self.listener.worked(worker, kind == "train")
+            case {"points": place, "curve": curve}:
+                self._points.append((place, curve))
             case {"log": [level, text]} if text not in self._told:
                 self._told |= {text} if level >= logging.WARNING else set()
                 LOG.log(level, "%s", text)

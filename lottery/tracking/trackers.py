@@ -15,6 +15,7 @@ from lottery.tracking.items import probe_figures
 
 if TYPE_CHECKING:
     from lottery.recipe import Recipe
+    from lottery.stages.crew import Crew
     from lottery.stages.lab import Lab
     from lottery.ticket import Ticket
 
@@ -79,11 +80,11 @@ def with_rates(curve: list[list[Any]], ticket: Ticket, recipe: Recipe) -> list[l
     return [*curve, *([step, "lr", recipe.lr(last if ticket.hold_lr else min(step, last)), None] for step in steps)]
 
 
-def follow(lab: Lab, tracker: StudyTracker, progress: StudyProgress, method: str) -> None:
+def follow(lab: Lab, tracker: StudyTracker, progress: StudyProgress, method: str, crew: Crew | None = None) -> None:
     """Pass the points of each training to the tracker, as they come, where it is known which round it will be.
 
-    method: its `_target_`. Of a method with several parts, a user's own method, and trainings in other processes, the
-    points come with their round. So do copies' for probes, which are no rounds, not at all.
+    method: its `_target_`. crew: the study's workers. Of a method with several parts, a user's own method, and
+    trainings further ahead than the next round, the points come with their round. Copies' for probes do not come.
     """
 
     def points(ticket: Ticket, curve: list[list[Any]]) -> None:
@@ -93,6 +94,8 @@ def follow(lab: Lab, tracker: StudyTracker, progress: StudyProgress, method: str
 
     if OWN.fullmatch(method) and shows(method).ladder:
         lab.on_points = points
+        if crew is not None:
+            crew.on_points = lambda place, curve: tracker.points(place, curve) if progress.next(place) else None
 
 
 def make_tracker(config: Config, key: str, folder: Path) -> StudyTracker:

@@ -56,6 +56,7 @@ def compared(runs: dict[str, Path], *names: str, out: Path, more: tuple[str, ...
     return call("compare", *(str(runs[name]) for name in names), "--out", str(out), *more)
 
 
+@pytest.mark.slow
 def test_a_table_and_a_heat_map_of_every_pair(runs: dict[str, Path], tmp_path: Path) -> None:
     outcome = compared(runs, "imp 0", "imp 1", "magnitude 0", out=tmp_path)
     assert (outcome.status, outcome.err) == (0, "")

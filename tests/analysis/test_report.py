@@ -375,6 +375,7 @@ def test_an_unfinished_study_is_marked_and_its_damaged_line_left_out(
     assert f"{run / 'rounds.jsonl'}, line {len(lines)}" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_twenty_rounds_of_five_seeds_take_less_than_5_mb(tmp_path: Path) -> None:
     for seed in range(5):

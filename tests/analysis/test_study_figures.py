@@ -149,6 +149,7 @@ def test_the_axes_hold_all_that_was_measured(make_run, row, drawn):
     assert high > 6_000
 
 
+@pytest.mark.slow
 def test_noise_is_not_blown_up(make_run, row, drawn):
     draw_study(make_run("a", [row(0, test_accuracy=0.9801), row(1, test_accuracy=0.9802)]))
     low, high = drawn["accuracy.png"].axes[0].get_ylim()
@@ -514,6 +515,7 @@ def test_a_long_title_stays_inside_the_figure(make_run, row, drawn):
     assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
 
 
+@pytest.mark.slow
 def test_the_users_matplotlib_is_neither_touched_nor_used(make_run, row, tmp_path):
     """Figures are the same whatever the user's style is; backend and settings stay as they were; pyplot stays out."""
     run = make_run("a", [row(0), row(1)])

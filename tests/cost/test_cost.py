@@ -214,6 +214,7 @@ def rows(tmp_path: Path, *overrides: str) -> tuple[list[dict[str, Any]], str]:
     return found, (study.folder.path / "study.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_probe_shows_the_shallow_network_beside_the_dense_one(tmp_path: Path) -> None:
     layers = ["method=layers", "layer_criterion=l1", "method.remove=[2]", "controls.random=1"]
     (dense, ticket, control), log = rows(tmp_path, *RESNET, *layers)
@@ -296,6 +297,7 @@ def test_energy_becomes_emissions_by_a_stated_grid(tmp_path: Path, monkeypatch: 
     assert dense["probe/cost_grams_co2e"] == pytest.approx(dense["probe/cost_joules"] / 3.6e6 * 500)
 
 
+@pytest.mark.slow
 def test_input_channels_that_are_gone_are_taken_out_too(tmp_path: Path) -> None:
     pytest.importorskip("torch_pruning")
     options = ["method=bip", "method.steps=4it", "method.pattern=channel", "method.density=0.5"]

@@ -42,6 +42,7 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["contracts", "analysis"])
 def test_code_that_reads_run_folders(page: str, two_seeds: Path) -> None:
     with in_folder(two_seeds):

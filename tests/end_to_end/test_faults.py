@@ -60,6 +60,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
+@pytest.mark.slow
 def test_a_store_on_a_full_disk(disk: Path, tmp_path: Path, undisturbed: Path) -> None:
     """It is full in the middle of a write, after some trainings; with more room the same command goes on."""
     runs = tmp_path / "runs"
@@ -74,6 +75,7 @@ def test_a_store_on_a_full_disk(disk: Path, tmp_path: Path, undisturbed: Path) -
     assert record(runs, disk) == record(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_ends_no_training(
     disk: Path, tmp_path: Path, undisturbed: Path, on_batch: list[Callable[[int], object]]
 ) -> None:

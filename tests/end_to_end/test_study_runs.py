@@ -210,6 +210,7 @@ def test_a_loss_that_is_no_number_ends_that_round_and_keeps_the_others(
     assert [len(start.rates) for start in starts] == [30, 13, 23, 23]  # losses are looked at when they are measured
 
 
+@pytest.mark.slow
 def test_interrupted_all_over_a_study(
     configure: Configure, signals: Callable[[], StopFlag], starts: list[Start],
     on_batch: list[Callable[[int], object]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -32,7 +33,9 @@ from lottery.__main__ import main
 from lottery.compose import composed
 from lottery.ranks import alone
 from lottery.ranks.place import Place
+from lottery.record.progress import StudyProgress
 from lottery.stages.lab import Lab
+from lottery.tracking.trackers import NoTracker
 from lottery.workers import number_of
 
 TWO = "trainer.workers=2"
@@ -96,6 +99,7 @@ def test_workers_that_are_spawned(tmp_path: Path, alone_found: dict[str, Any]) -
     assert not any(row["cached"] for row in rows(tmp_path))
 
 
+@pytest.mark.slow
 def test_workers_killed_one_by_one(tmp_path: Path, start: Any, alone_found: dict[str, Any]) -> None:
     """The first in its first training, the second in one after; the study ends without them."""
     runs, log = tmp_path / "runs", tmp_path / "runs.log"
@@ -140,6 +144,55 @@ def test_a_signal_ends_all(tmp_path: Path, start: Any, alone_found: dict[str, An
     again.join(PATIENCE)
     assert "continue training" in log.read_text()
     assert record(runs) == alone_found
+
+
+def test_points_of_curves_come_while_workers_train(tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before their round is recorded, once each, with the values of the round's own curve."""
+
+    class Writes(NoTracker):
+        def note(self, place: dict[str, Any], curve: list[list[Any]], done: bool) -> None:
+            with (tmp_path / "events").open("a") as file:
+                file.write(json.dumps([place["round"], place["control"], curve, done]) + "\n")
+
+        def points(self, place: dict[str, Any], curve: list[list[Any]]) -> None:
+            self.note(place, curve, False)
+
+        def round(self, row: dict[str, Any], curve: list[list[Any]], mask: Path) -> None:
+            self.note(row, curve, True)
+
+    monkeypatch.setattr("lottery.study.make_tracker", lambda *_: Writes())
+    process = start("train.steps=900it", "train.eval_every=50it", "controls.reinit=1")
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    curves = {(round, control): curve for round, control, curve, done in events if done}
+    live: dict[tuple[int, str | None], list[Any]] = {place: [] for place in curves}
+    recorded = set()
+    for round, control, curve, done in events:
+        assert done or (round, control) not in recorded, "points come before their round"
+        recorded |= {(round, control)} if done else set()
+        live[round, control] += [] if done else curve
+    assert len(live[0, None]) > 10
+    assert any(points for (round, control), points in live.items() if control)
+    for place, points in live.items():
+        assert len({str(point) for point in points}) == len(points)
+        assert {str(point) for point in points} <= {str(point) for point in curves[place]}
+
+
+def test_points_wait_until_it_is_known_where_their_curve_begins() -> None:
+    now = StudyProgress()
+    places = [{"round": round, "control": control} for round in range(3) for control in (None, "reinit")]
+
+    def told() -> list[tuple[int, str | None]]:
+        return [(place["round"], place["control"]) for place in places if now.next(place)]
+
+    assert told() == [(0, None)]
+    now.at(1)
+    assert told() == [(1, None)]
+    now.at(1, "copy", 1)  # the round is measured, and not recorded
+    assert told() == []
+    now.at(1, "reinit", 0)
+    assert told() == [(1, "reinit"), (2, None)]
 
 
 @pytest.mark.slow

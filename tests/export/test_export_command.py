@@ -116,6 +116,7 @@ def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study.folder.path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--dense"]], ids=["shrunk", "dense"])
 def test_a_layer_ticket_is_written_as_the_shallow_network(shallow: Path, options: list[str]) -> None:
     row = Run(shallow).rows[1]
@@ -153,6 +154,7 @@ def test_the_onnx_file_gives_the_same_logits_for_any_number_of_images(small: tup
     assert b".py" not in (folder / "network.onnx").read_bytes(), "it tells the paths of whose code made it"
 
 
+@pytest.mark.slow
 def test_a_control_with_all_its_channels(pruned: Path, tmp_path: Path) -> None:
     """An unstructured mask, kept dense: the very state of the store."""
     outcome = exported(pruned, "--round", 1, "--control", "shuffle", "--copy", 1, "--dense", "--out", tmp_path / "out")

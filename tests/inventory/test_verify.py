@@ -259,6 +259,7 @@ def test_a_stage_that_is_finished_or_removed_while_it_is_looked_at(house: House,
     assert check_stage(begun) == []
 
 
+@pytest.mark.slow
 def test_verify_in_the_middle_of_a_study(house: House, on_batch: Hooks) -> None:
     """A training under way, with its checkpoint and its kept states, is sound at every step."""
     outcomes: list[int] = []

@@ -174,6 +174,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "removable"), BLOCKS.items())
 def test_blocks_of_timm(name: str, removable: int) -> None:
     """All blocks but the first of each stage, which changes the shape; in ConvNeXt that is done between the stages."""
@@ -186,6 +187,7 @@ def test_blocks_of_timm(name: str, removable: int) -> None:
     assert agree(network, some(units))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "removable"), [("resnet18", 5), ("mobilenet_v2", 10), ("convnext_tiny", 18)])
 def test_blocks_of_torchvision(name: str, removable: int) -> None:
     network = lively_(from_torchvision(shape=SHAPE, classes=10, name=name))
@@ -225,6 +227,7 @@ def test_a_shallow_transformer_trains() -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

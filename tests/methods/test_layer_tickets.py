@@ -231,6 +231,7 @@ def test_at_once_every_ticket_comes_from_the_dense_network(make_lab: MakeLab) ->
         assert two.ticket.order_step == (53 if iterative else 30)
 
 
+@pytest.mark.slow
 def test_a_ticket_scored_at_init_was_rewound_to_step_0(make_lab: MakeLab) -> None:
     lab = make_lab(*NETWORK, "prunable=no_fc", "criterion=magnitude")
     assert [round.rewound for round in rounds(lab, scored="init")] == [None, 0, 0]
@@ -281,6 +282,7 @@ def test_a_study_records_its_units(study: Callable[..., tuple[Path, list[dict[st
     assert again == rows
 
 
+@pytest.mark.slow
 def test_probes_measure_layer_tickets_as_they_are(study: Callable[..., tuple[Path, list[dict[str, object]]]]) -> None:
     """Calibration and robustness are those of the shallow network, whose own test loss the row has."""
     options = ["method=layers", "layer_criterion=kl", "method.criterion.per_class=1", "method.remove=[3]"]
@@ -289,6 +291,7 @@ def test_probes_measure_layer_tickets_as_they_are(study: Callable[..., tuple[Pat
     assert ticket["probe/density_effective"] == pytest.approx(ticket["density"])  # what is left is connected
 
 
+@pytest.mark.slow
 def test_where_no_removed_weight_is_prunable_there_are_controls_and_measurements_all_the_same(
     study: Callable[..., tuple[Path, list[dict[str, object]]]],
 ) -> None:
@@ -304,6 +307,7 @@ def test_where_no_removed_weight_is_prunable_there_are_controls_and_measurements
     assert len(set(tickets)) == 3
 
 
+@pytest.mark.slow
 def test_seeds_are_compared_by_the_number_of_removed_units(
     study: Callable[..., tuple[Path, list[dict[str, object]]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def test_the_regimes_of_the_specification(barrier: float, cka: float, name: str)
     assert regime(barrier, cka) == name
 
 
+@pytest.mark.slow
 def test_a_study_draws_its_regimes(tmp_path: Path) -> None:
     small = [override for override in SMALL if not override.startswith(("method.", "probes="))]
     method = ["method=regimes", "method.stops=[7it,20it]", "method.densities=[0.5,0.2]"]

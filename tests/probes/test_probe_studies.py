@@ -236,6 +236,7 @@ def test_lists_of_groups() -> None:
     assert list(mine.ood.other) == ["mnist", "mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.data
 def test_mnist_beside_fashion_mnist(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_ranks_agree() -> None:
         assert found[rank] == [sums, largest, differ, failed, [0] if rank == 0 else [], left, True]
 
 
+@pytest.mark.slow
 def test_parting_right_after_a_message_does_not_hang() -> None:
     """Before torch 2.8 it did, more often than not (its pull request 154976)."""
     work = met(lambda ranks, stop: ranks.sum(torch.ones(1000)).tolist()[0])

@@ -104,7 +104,10 @@ def test_interrupted_at_every_step(setting: Callable[..., Setting], on_batch: li
         training.forget("store")
 
 
-@pytest.mark.parametrize("overrides", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize(
+    "overrides",
+    [pytest.param(o, id=n, marks=[] if n == "adamw" else pytest.mark.slow) for n, o in RECIPES.items()],
+)
 def test_interrupted_after_each_step_one_after_the_other(
     setting: Callable[..., Setting], on_batch: list[Callable[[int], object]], starts: list[Start],
     overrides: tuple[str, ...],
@@ -126,6 +129,7 @@ class Crash(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_crashed_at_every_step(
     setting: Callable[..., Setting], on_batch: list[Callable[[int], object]], starts: list[Start]
 ) -> None:

@@ -67,7 +67,7 @@ def results(found: Searched) -> dict[str, object]:
     return {**states, **masks, "result": {key: value for key, value in found.result.items() if key != "seconds"}}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [n if n == "bip" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS])
 def test_interrupted_after_each_step_it_ends_in_the_same_bits(
     searching: Searching, on_batch: list[Callable[[int], object]], signals: Callable[[], StopFlag], method: str
 ) -> None:

@@ -215,6 +215,7 @@ def logged(study: Any) -> list[str]:
     return sorted([*ids, *(Metrics(row).id for row in history(found) if "rounds.nrows" not in row)])
 
 
+@pytest.mark.slow
 def test_a_study_that_runs_again_continues_its_run(study: Any, home: Path, warnings_of: Warnings) -> None:
     """Each row and mask is on record once. Also as a task of `srun`, which Lightning takes for a second worker."""
     from pytorch_lightning.utilities.rank_zero import rank_zero_only

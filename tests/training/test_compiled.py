@@ -94,6 +94,7 @@ def test_a_network_that_cannot_be_compiled_is_one_line() -> None:
         compiled(Reading())(torch.ones(2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:dynamo_pgo")
 def test_a_missing_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
