@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -74,6 +75,7 @@ def run_study(cfg: DictConfig, stop: StopFlag, attempts: Attempts, inputs: str =
     """Run the study in this process. Slow imports start here, when the configuration is known to be valid."""
     logging.getLogger("lottery").propagate = True  # until the study shows its own records, below
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    gc.collect()  # an earlier study of this process: else it would be excluded from collection, data and all
     with uncollected():
         import torch
 

@@ -31,7 +31,9 @@ from lottery.signals import StopFlag, stop_on_signals
 
 CHOICES = ", ".join(f"hydra/launcher={name}" for name in ("slurm", "slurm_preempt", "local"))
 
-SWEEPERS = "only Hydra's own sweeper; list the values (method.rate=0.1,0.2,0.3), or let `wandb agent` choose them"
+SWEEPERS = (
+    "only Hydra's own sweeper and optuna; list the values (method.rate=0.1,0.2,0.3), or let `wandb agent` choose them"
+)
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None, stop: StopFlag) -> int:
@@ -40,8 +42,12 @@ def sweep(overrides: Sequence[str], config_dir: str | None, stop: StopFlag) -> i
     Raises ConfigError, before anything is written, if any of the configurations is wrong.
     """
     for override in overrides:
-        if override.lstrip("+").startswith("hydra/sweeper=") and not override.endswith("=basic"):
+        if override.lstrip("+").startswith("hydra/sweeper=") and not override.endswith(("=basic", "=optuna")):
             raise ConfigError(f"{override}: {SWEEPERS}")
+    if any(override.lstrip("+") == "hydra/sweeper=optuna" for override in overrides):
+        from lottery.tuning import tuned
+
+        return tuned(overrides, config_dir, stop)
     jobs, hydra = planned(overrides, config_dir)
     studies = [[override for override in job if not is_hydra(override)] for job in jobs]
     names, configs = labels(studies), list(map(Composer(config_dir), studies))

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from lottery.arguments import Arguments
 from lottery.compose import groups
 from lottery.data.tensors import TensorStream
 from lottery.signals import HANDLED
+from lottery.stages.lab import Lab
+from lottery.study import Study
 
 
 @pytest.fixture(autouse=True)
@@ -347,6 +350,22 @@ def test_a_second_ctrl_c_does_not_wait(at_batch: dict[int, Callable[[], None]]) 
     assert outcome.status == 130
     assert "the same command continues" in outcome.line
     assert call(*QUICK).status == 0
+
+
+def test_a_study_s_memory_is_free_for_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep in one process keeps no data set, network or store of the studies before."""
+    labs: list[weakref.ref[Lab]] = []
+    prepared = Study.prepared
+
+    def noted(study: Study) -> Lab:
+        assert not [each for each in labs if each() is not None], "an earlier study is still in memory"
+        lab = prepared(study)
+        labs.append(weakref.ref(lab))
+        return lab
+
+    monkeypatch.setattr(Study, "prepared", noted)
+    assert call("-m", "+exp=imp_rewind", *QUICK, "rewind.to=5it", "seed=0,1,2", f"paths.runs={tmp_path}").status == 0
+    assert len(labs) == 3
 
 
 @pytest.mark.slow

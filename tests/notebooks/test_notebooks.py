@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "execute")
 FIGURES = {  # at least: what each draws at its smallest scale
     "lth": 6, "stabilizing": 3, "lmc": 2, "rewinding": 1,
-    "random_pruning": 4, "bip": 3, "jackpots": 3, "layer_tickets": 2,
+    "random_pruning": 4, "bip": 3, "jackpots": 3, "layer_tickets": 2, "dynamic": 3,
 }  # fmt: skip
 
 

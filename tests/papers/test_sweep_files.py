@@ -18,8 +18,8 @@ from lottery.papers.paper import SCALES, key_of, merged
 from lottery.papers.studies import jobs_of
 
 PAPERS = [
-    "bip", "jackpots", "layer_tickets", "lmc", "lth", "lth_conv2", "random_pruning", "rewinding", "rewinding_resnet",
-    "stabilizing",
+    "bip", "dynamic", "jackpots", "layer_tickets", "lmc", "lth", "lth_conv2", "random_pruning", "rewinding",
+    "rewinding_resnet", "stabilizing",
 ]  # fmt: skip
 NEEDS_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder")
 

@@ -141,7 +141,7 @@ def test_a_study_is_one_run_and_leaves_no_trace_elsewhere(study: Any, finished: 
     assert "somebody" not in json.dumps(config)
 
     axes = {m["glob_name"]: m["step_metric"] for m in of("metric", finished["records"]) if "glob_name" in m}
-    expected = {"round/*": "round", "curve/*": "curve/total_step", "search/*": "search/step"}
+    expected = {"round/*": "round", "curve/*": "curve/total_step", "search/*": "search/step", "moving/*": "moving/step"}
     assert axes == expected | {f"more/{figures}": axis for figures, axis in expected.items()}
     hidden = [m for m in of("metric", finished["records"]) if m.get("options", {}).get("hidden")]
     names = {m.get("glob_name") or m["name"] for m in hidden}
