@@ -27,16 +27,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(path.stem for path in HERE.glob("*.py") if path != Path(__file__)))
     parser.add_argument("--runs", nargs="+", default=[], help="run folders or patterns; by default those of the scale")
-    parser.add_argument("--scale", default="smoke")
+    parser.add_argument("--scale", help="of the runs; by default smoke, where --runs names none")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="the file to write")
     where.add_argument("--in-place", action="store_true", help="write NAME.ipynb beside NAME.py: the committed outputs")
     given = parser.parse_args()
     runs = [str(Path(path).absolute()) for path in given.runs]
-    notebook = execute(read(HERE / f"{given.name}.py"), Path.cwd(), RUNS=runs, SCALE=given.scale)
+    notebook = execute(read(HERE / f"{given.name}.py"), Path.cwd(), RUNS=runs, SCALE=given.scale or "smoke")
     out = given.out or HERE / f"{given.name}.ipynb"
     check_portable(notebook, [Path.cwd(), *map(Path, runs)])
-    say_scale(notebook, given.scale, bool(runs))
+    say_scale(notebook, given.scale or ("" if runs else "smoke"))
     nbformat.write(notebook, out)
     print(out)
 
@@ -72,9 +72,9 @@ def execute(
     return notebook
 
 
-def say_scale(notebook: nbformat.NotebookNode, scale: str, given: bool) -> None:
-    """Show below the cell of the parameters which runs the outputs are of. given: whether --runs named them."""
-    words = "The outputs below are of runs that were given." if given else f"The outputs below are of scale {scale}."
+def say_scale(notebook: nbformat.NotebookNode, scale: str) -> None:
+    """Show below the cell of the parameters which runs the outputs are of: "", or a scale."""
+    words = f"The outputs below are of scale {scale}." if scale else "The outputs below are of runs that were given."
     cell = next(cell for cell in notebook.cells if PARAMETERS in cell.metadata.get("tags", ()))
     cell.outputs = [nbformat.v4.new_output("display_data", data={"text/plain": words})]
 

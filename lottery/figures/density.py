@@ -57,6 +57,8 @@ def accuracy(
     check_table(frame, [value, density])
     groups = experiments(frame, by)
     alone = not published and at_one_density(groups, value, density, band)
+    if alone and len(alone) == 1 and frame["run"].nunique() == 1:
+        raise NothingToDraw(f"{value}: one ticket and no control, which is one dot; the table has its number")
     place = f"at {_percent_of(alone, density)}" if alone else f"against {DENSITY[density]}"
     what = f"{words_and_unit(value)[0]} {place}"
     with sheet(path, heading(frame, title, what), vector=vector) as panels:

@@ -88,8 +88,13 @@ def test_committed_outputs_are_not_overwritten_unasked(monkeypatch, capsys):
 
 def test_a_saved_notebook_says_which_scale_it_shows():
     notebook = execute.read(FOLDER / f"{NAMES[0]}.py")
-    execute.say_scale(notebook, "small", given=False)
+    execute.say_scale(notebook, "small")
     assert texts(notebook) == ["The outputs below are of scale small."]
+    execute.say_scale(notebook, "")
+    assert texts(notebook) == ["The outputs below are of runs that were given."]
+    scales = {name: texts(saved(name))[0] for name in NAMES}
+    assert scales.pop("lth") == "The outputs below are of runs that were given."
+    assert set(scales.values()) == {"The outputs below are of scale small."}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +136,7 @@ def test_a_notebook_says_which_command_makes_its_runs_and_what_they_cost(name):
     assert f"python -m lottery paper {name} --scale small" in words
     assert f"python -m lottery paper {name} --scale paper --launcher slurm" in words
     assert f"](../experiments/{name})" in words
-    costs = texts(saved(name))[0]
+    costs = texts(saved(name))[1]
     for scale in papers.load(name).scales.values():
         assert scale.cost in costs
 
