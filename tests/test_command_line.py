@@ -161,7 +161,10 @@ def test_a_shell_completes_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--info=defalts"], "--info: got 'defalts', expected one of all, config, defaults"),
         (["--info", "-m", "seed=0,1"], "--info: prints the configuration of one study, without -m"),
         (["-sc", "install=tcsh"], "--shell-completion: got 'install=tcsh', expected install=SHELL"),
-        (["-m", "hydra/sweeper=optuna", "seed=0,1"], "hydra/sweeper=optuna: only Hydra's own sweeper; list the values"),
+        (
+            ["-m", "hydra/sweeper=ax", "seed=0,1"],
+            "hydra/sweeper=ax: only Hydra's own sweeper and optuna; list the values",
+        ),
     ],
 )
 def test_what_hydra_has_and_this_command_line_has_not(args: list[str], expected: str) -> None:

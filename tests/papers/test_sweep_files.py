@@ -77,7 +77,7 @@ def test_every_figure_is_one_that_can_be_drawn(name: str) -> None:
         given = {*figure.arguments, *(["published"] if figure.published else [])}
         assert given <= set(takes), figure.name
         for point in paper.published(figure.name):
-            assert "et al." in point["label"]
+            assert "et al." in point["label"] or " & " in point["label"]
             if figure.plot == "stability":
                 assert (point["x"], point["panel"] in DISTANCES) == (0, True)
                 assert 0 < point["y"] < (90 if "angle" in point["panel"] else 300)
