@@ -31,6 +31,9 @@ from lottery.ticket import Mask
 
 Scope = Literal["global", "layer"]
 
+# Of more than LARGE values, fewer than one in FEW are ranked among those that a sample of about SAMPLE leaves.
+LARGE, FEW, SAMPLE = 2**15, 8, 2**12
+
 
 @dataclass(frozen=True)
 class Cutoff:
@@ -128,6 +131,11 @@ def highest(values: np.ndarray, n: int) -> tuple[np.ndarray, float]:
     """
     if n == 0:
         return np.zeros(values.size, dtype=np.bool_), np.inf
+    if values.size > LARGE and FEW * n < values.size and (few := _some_higher(values, n)).size >= n:
+        stay = np.zeros(values.size, dtype=np.bool_)
+        among, threshold = highest(values[few], n)
+        stay[few[among]] = True
+        return stay, threshold
     cut = values.size - n
     threshold = np.partition(values, cut)[cut]
     stay = values >= threshold
@@ -138,6 +146,15 @@ def highest(values: np.ndarray, n: int) -> tuple[np.ndarray, float]:
             raise LotteryError("scores are not finite, cannot rank")
         stay[tied[:surplus]] = False
     return stay, float(threshold)
+
+
+def _some_higher(values: np.ndarray, n: int) -> np.ndarray:
+    """Return the places of all values above a bound that about 2 n of them exceed; none where a value is NaN."""
+    if np.isnan(values).any():
+        return np.zeros(0, dtype=np.intp)
+    sample = np.sort(values[:: values.size // SAMPLE])
+    beyond = 2 * n * sample.size // values.size + 32
+    return np.flatnonzero(values > sample[max(0, sample.size - beyond)])
 
 
 def _check_fraction(key: str, value: float) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lottery.errors import ConfigError, LotteryError
-from lottery.pruning.prune import CUTOFFS, prune, prune_to, prune_to_counts
+from lottery.pruning.prune import CUTOFFS, highest, prune, prune_to, prune_to_counts
 from lottery.ticket import Mask
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -346,3 +346,37 @@ def test_a_network_of_25_million_weights() -> None:
 
 def _split(mask: Mask) -> tuple[list[Tensor], list[Tensor]]:
     return [~bits for bits in mask.values()], list(mask.values())
+
+
+# -- the highest of many ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [3, 50, 10**6])
+@pytest.mark.parametrize("n", [1, 37, 2_000, 12_400, 12_500, 60_000])
+def test_few_of_many_are_those_that_sorting_finds(levels: int, n: int) -> None:
+    """Of 100,000 values, with ties or without, however few: the highest, of equal ones the later."""
+    draw = np.random.default_rng(levels + n)
+    values = draw.integers(0, levels, 100_000).astype(np.float32)
+    order = np.lexsort((np.arange(values.size), values))
+    stay, lowest = highest(values, n)
+    assert np.array_equal(np.flatnonzero(stay), np.sort(order[-n:]))
+    assert lowest == values[order[-n]]
+
+
+def test_few_of_many_in_order_and_infinite() -> None:
+    for values in (
+        np.arange(40_000.0),
+        np.arange(40_000.0)[::-1].copy(),
+        np.r_[np.full(39_000, -np.inf), np.ones(1000)],
+    ):
+        stay, lowest = highest(values, 500)
+        assert lowest == np.sort(values)[-500]
+        assert stay.sum() == 500
+        assert values[stay].min() >= lowest
+
+
+def test_a_nan_among_many_is_an_error() -> None:
+    values = np.zeros(40_000, dtype=np.float32)
+    values[20_001] = np.nan
+    with pytest.raises(LotteryError, match="not finite"):
+        highest(values, 1)
