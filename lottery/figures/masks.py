@@ -53,15 +53,17 @@ def layer_density(
     height = min(10.0, max(2.3, 1.5 + 0.19 * layers)) * ceil(len(found) / columns)
     width = WIDTH if columns == 1 else 1.1 + names + 2.4 * columns
     least = min(float(table[table > 0].min().min()) for _, table in found)
-    whole = all(table.isin([0.0, 1.0]).all(axis=None) for _, table in found)  # layers leave as a whole
-    what = "layers kept (dark) over the rounds" if whole else "weights kept in each layer (%) over the rounds"
+    none = any((table == 0).any(axis=None) for _, table in found)
+    whole = none and all(table.isin([0.0, 1.0]).all(axis=None) for _, table in found)  # layers leave as a whole
+    kept = "layers kept (yellow) and removed (grey) over the rounds"
+    what = kept if whole else "weights kept in each layer (%) over the rounds"
     words, share = heading(frame, title, what), columns > 1
     with sheet(path, words, min(16.0, height), width, vector, len(found), columns, sharey=share) as panels:
         for axes, (group, table) in zip(panels, found, strict=True):
             mesh = draw_layers(axes, table, (width - 1.1 - names) / columns, least)
             axes.set_title(_panel_title(group, round(width / columns / CHARACTER)), fontsize="medium")
         if not whole:
-            density_scale(mesh, panels, height, any((table == 0).any(axis=None) for _, table in found))
+            density_scale(mesh, panels, height, none)
         panels[0].figure.supxlabel("round, and prunable weights remaining (%)", fontsize="medium")
     return paths_of(path, vector)
 

@@ -151,7 +151,9 @@ def test_the_axes_hold_all_that_was_measured(make_run, row, drawn):
 
 @pytest.mark.slow
 def test_noise_is_not_blown_up(make_run, row, drawn):
-    draw_study(make_run("a", [row(0, test_accuracy=0.9801), row(1, test_accuracy=0.9802)]))
+    draw_study(
+        make_run("a", [row(0, test_accuracy=0.9801), row(1, test_accuracy=0.9802), row(2, test_accuracy=0.9802)])
+    )
     low, high = drawn["accuracy.png"].axes[0].get_ylim()
     assert high - low >= ACCURACY_SPAN
 
@@ -230,6 +232,19 @@ def test_tickets_of_one_density_stand_side_by_side_without_a_line(make_run, row,
     assert line(axes, "dense").is_dashed()
     title = drawn["accuracy.png"].get_suptitle()
     assert title.startswith("Test accuracy (%) at 80 % of the prunable weights\nLeNet-300-100 on MNIST, ")
+
+
+def test_one_ticket_without_controls_is_one_dot_and_is_not_drawn(make_run, row, drawn):
+    paths = draw_study(make_run("a", [row(0), row(1)], method=ONE_SHOT | {"density": 0.8}))
+    assert names(paths) == ["layer_density.png"]
+
+
+def test_layers_that_leave_as_a_whole_have_no_scale_of_densities(make_run, row, drawn):
+    gone = {"layers.0.weight": 1.0, "layers.1.weight": 0.0, "output.weight": 1.0}
+    draw_study(make_run("a", [row(0), row(1, layer_density=gone)]))
+    figure = drawn["layer_density.png"]
+    assert len(figure.axes) == 1, "no colour bar"
+    assert figure.get_suptitle().startswith("Layers kept (yellow) and removed (grey) over the rounds\n")
 
 
 def test_a_line_of_studies_that_prune_once_has_three_points(make_run, row, drawn, tmp_path):
@@ -344,7 +359,7 @@ def test_a_method_without_layers_or_scores_fails_nothing(make_run, row):
 
 
 def test_a_configuration_of_almost_nothing_is_enough(make_run, row):
-    run = make_run("a", [row(0), row(1)])
+    run = make_run("a", [row(0), row(1), row(2)])
     some = "data: {name: d}, model: {_target_: a.b}, method: {_target_: c.d}, paths: {runs: r}"
     (run / "config.yaml").write_text(f"{{seed: 1, {some}}}\n")
     assert len(draw_study(run)) == 3
@@ -357,7 +372,7 @@ def test_the_figures_folder_is_made(make_run, row):
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(make_run, row, caplog):
-    run = make_run("a", [row(0), row(1)])
+    run = make_run("a", [row(0), row(1), row(1, "reinit")])
     (run / "figures").rmdir()
     (run / "figures").write_text("in the way")
     assert draw_study(run) == []
@@ -510,7 +525,7 @@ def test_curves_in_a_figure_look_different_and_a_control_always_the_same():
 def test_a_long_title_stays_inside_the_figure(make_run, row, drawn):
     data = {"name": "a_data_set_of_our_own_with_a_long_name", "limit": 10_000}
     model = {"_target_": "lottery.models.zoo.from_timm", "name": "vit_small_patch16_224.augreg_in21k_ft_in1k"}
-    draw_study(make_run("a", [row(0), row(1)], data=data, model=model))
+    draw_study(make_run("a", [row(0), row(1), row(2)], data=data, model=model))
     figure = drawn["accuracy.png"]
     assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
 
