@@ -100,11 +100,11 @@ def test_a_mask_that_was_not_tuned_has_no_early_stop_figure(
     make_run: Callable[..., Path], row: Callable[..., Any]
 ) -> None:
     """It was not trained, so its step 0 is no step at which it was best."""
-    untuned = make_run("untuned", [row(0), row(1, steps=0, early_stop_step=0)])
+    untuned = make_run("untuned", [row(0), *(row(k, steps=0, early_stop_step=0) for k in (1, 2))])
     names = {path.name for path in draw_study(untuned)}
     assert "accuracy.png" in names
     assert "early_stop.png" not in names
-    tuned = make_run("tuned", [row(0), row(1, steps=500, early_stop_step=300)])
+    tuned = make_run("tuned", [row(0), *(row(k, steps=500, early_stop_step=300) for k in (1, 2))])
     assert "early_stop.png" in {path.name for path in draw_study(tuned)}
 
 

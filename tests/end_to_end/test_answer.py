@@ -173,12 +173,12 @@ def test_only_a_spoilt_figure_is_drawn_again(
     spoil: Callable[[Path], None], finished: tuple[Path, str], study: Path
 ) -> None:
     before = files(study)
-    kept = {path: path.stat().st_ino for path in (study / "figures").iterdir() if path.name != "accuracy.png"}
-    spoil(study / "figures/accuracy.png")
+    kept = {path: path.stat().st_ino for path in (study / "figures").iterdir() if path.name != "layer_density.png"}
+    spoil(study / "figures/layer_density.png")
     out, imported = told(*QUICK, cwd=Path.cwd())
     assert out == finished[1]
     assert "torch" not in imported
-    assert (study / "figures/accuracy.png").read_bytes() == before["figures/accuracy.png"]
+    assert (study / "figures/layer_density.png").read_bytes() == before["figures/layer_density.png"]
     assert {path: path.stat().st_ino for path in kept} == kept
     assert check_run(study) == []
     assert answers(study, *QUICK)
@@ -279,7 +279,7 @@ def test_wandb_is_asked_for_its_record(study: Path) -> None:
     args = (*QUICK[1:], "tracker=wandb", "tracker.mode=offline")
     assert not answers(study, *args)
     assert answers(study, *args)
-    (study / "figures/accuracy.png").unlink()
+    (study / "figures/layer_density.png").unlink()
     assert answers(study, *args)
     assert not answers(study, *args, "tracker.project=another")
     shutil.rmtree(study / "wandb")
