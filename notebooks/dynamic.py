@@ -137,6 +137,7 @@ for axes, (name, rows) in zip(
         )
     axes.set(xscale="log", title=name, xlabel="multiply-adds of training / dense", ylabel="test accuracy (%)")
 axes.legend()
+figure.savefig(figures / "cost.svg")
 figure.savefig(figures / "cost.png", dpi=120)
 Image(figures / "cost.png")
 
