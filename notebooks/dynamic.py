@@ -105,7 +105,8 @@ table.pivot(index=["network", "at", "label"], columns="arm", values="text").fill
 
 # %%
 for name, rows in networks.items():
-    explored = rows[rows["label"].isin(["SET", "RigL", "GraNet"]) & (rows["at"] == moved["at"].min())]
+    lowest = moved.loc[moved["network"] == name, "at"].min()
+    explored = rows[rows["label"].isin(["SET", "RigL", "GraNet"]) & (rows["at"] == lowest)]
     path = figures / f"explored_{name.rpartition(' on ')[2].lower().replace('-', '_')}"
     display(Image(moving.moving(explored, path, by="label")[0]))
 
@@ -181,7 +182,7 @@ PAIRS = [
 claims = []
 for name in networks:
     data = name.rpartition(" on ")[2]
-    for at in sorted(moved["at"].unique(), reverse=True):
+    for at in sorted(moved.loc[moved["network"] == name, "at"].unique(), reverse=True):
         found = [(words, less(ours, theirs, at, name), published) for words, ours, theirs, published in PAIRS]
         found += [(f"{each} less its mask alone", less_mask(each, at, name), "not given") for each in ("SET", "GMP")]
         found += [("SET less dense, equal training cost", less_dense("SET", at, name), "not given")]

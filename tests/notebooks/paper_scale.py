@@ -30,6 +30,7 @@ INSTEAD = {  # the block of the smallest scale that stands in for one of the lar
         "resnet18": "bip", "resnet18_imp": "imp",
     },
     "layer_tickets": {"table4_resnet56": "table4"},
+    "dynamic": {"wrn_random": "random", "wrn_set": "set", "wrn_rigl": "rigl", "wrn_gmp": "gmp"},
 }  # fmt: skip
 
 
